@@ -1,0 +1,128 @@
+"""The whole mesh on this machine, wired together."""
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from mesh.local.broker import Broker
+from mesh.local.ports import free_port
+from mesh.local.program import Program
+from mesh.local.redis import Redis
+from mesh.local.service import Service
+
+MODULES: Mapping[str, str] = {
+    "embed": "embed_svc",
+    "match": "match_svc",
+    "history": "history_svc",
+    "region": "history_svc.region",
+    "alert": "alert_svc",
+    "ingest": "ingest_svc",
+}
+"""Service name -> the module that `python -m` runs, in the order of starting; stopped in reverse, so ingest first."""
+
+Progress = Callable[[str, str], None]
+
+
+class Mesh:
+    """Redis, an MQTT broker and the six services, each knowing where the others are.
+
+    Args:
+        data_dir: of this run: one directory a program, and history's log.
+        redis_url: of a Redis to use; None starts one (`redis`).
+        mqtt_url: of a broker to use; None starts one (`broker`).
+        env: settings for all services, over those of this process (POI_STORE, POI_MODELS_DIR, ...).
+        services: which of `MODULES` to run; the others are neither started nor waited for.
+        progress: called with (program, "starting" | "ready" | "stopped").
+        autosave_changes: of the broker, see `Broker`.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        redis_url: str | None = None,
+        mqtt_url: str | None = None,
+        env: Mapping[str, str] | None = None,
+        services: Iterable[str] = tuple(MODULES),
+        progress: Progress | None = None,
+        autosave_changes: int = 1,
+    ) -> None:
+        self.data_dir = data_dir
+        self.redis: Redis | None = None
+        self.broker: Broker | None = None
+        if not redis_url:
+            self.redis = Redis(data_dir / "redis")
+            redis_url = self.redis.url
+        if not mqtt_url:
+            self.broker = Broker(data_dir / "broker", autosave_changes=autosave_changes)
+            mqtt_url = self.broker.url
+        self.redis_url, self.mqtt_url = redis_url, mqtt_url
+        self._progress = progress or (lambda program, state: None)
+        self._running = ExitStack()
+        wanted = set(services)
+        if unknown := wanted - MODULES.keys():
+            raise ValueError(f"no such service: {', '.join(sorted(unknown))}; there are {', '.join(MODULES)}")
+        ports = {name: free_port() for name in MODULES}
+        self.env: dict[str, str] = {
+            "POI_REDIS_URL": self.redis_url,
+            "POI_MQTT_URL": self.mqtt_url,
+            "POI_HISTORY_DATA_DIR": str((data_dir / "history-data").resolve()),
+            **{f"POI_{name.upper()}_TARGET": f"127.0.0.1:{port}" for name, port in ports.items()},
+            **(env or {}),
+        }
+        """The settings that every service is given."""
+        self.services: dict[str, Service] = {
+            name: Service(module, data_dir / name, self.env, port=ports[name])
+            for name, module in MODULES.items()
+            if name in wanted
+        }
+
+    def target(self, service: str) -> str:
+        """host:port of a service's gRPC server."""
+        return self.services[service].target
+
+    def replica(self, service: str, name: str, **env: str) -> Service:
+        """Another server of the same kind on its own port, not started; the caller starts and stops it."""
+        return Service(MODULES[service], self.data_dir / name, {**self.env, **env}, name=name)
+
+    @property
+    def programs(self) -> list[Program]:
+        """Everything that this mesh itself runs, in the order of starting."""
+        return [program for program in (self.redis, self.broker, *self.services.values()) if program is not None]
+
+    def start(self) -> Self:
+        """Starts everything, the services side by side, and waits until all serve.
+
+        Raises:
+            LaunchError: a program did not start; everything is stopped again.
+        """
+        with ExitStack() as undo:
+            for group in ([self.redis, self.broker], list(self.services.values())):
+                started = [program for program in group if program is not None]
+                for program in started:
+                    self._progress(program.name, "starting")
+                    program.spawn()
+                    undo.callback(self._stop, program)
+                for program in started:
+                    program.wait_ready()
+                    self._progress(program.name, "ready")
+            self._running = undo.pop_all()
+        return self
+
+    def stop(self) -> None:
+        """Stops everything in reverse order. Idempotent; programs that were killed meanwhile are no error."""
+        self._running.close()
+
+    def _stop(self, program: Program) -> None:
+        program.stop()
+        self._progress(program.name, "stopped")
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
