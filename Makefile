@@ -1,0 +1,86 @@
+# The few commands of this project, the same by hand and in CI. `make` alone lists them.
+# Python 3.11+ and make are enough for `make demo`; `make lint` and `make test` bring what else they need.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+PY := .venv/bin/python
+RUNTIME := .venv/.runtime
+DEV := .venv/.dev
+STUBS := gen/.stamp
+NODE := node_modules/.package-lock.json
+# Directories too: a contract that was added, renamed or removed changes theirs.
+CONTRACTS := $(shell find proto third_party/proto -mindepth 1 -name '*.proto' -o -mindepth 1 -type d)
+CODE := $(wildcard mesh embed_svc match_svc history_svc alert_svc ingest_svc clients demo bench scripts tests)
+IMAGE ?= poi-mesh:dev
+
+# Debian keeps servers where an ordinary user's PATH does not look.
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin
+
+.PHONY: help demo test lint bench proto models media lock image clean ready
+
+help: ## list these commands
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
+
+demo: $(RUNTIME) $(STUBS) ## the whole mesh on recorded cameras, alerts as they come (ONCE=1: end by itself)
+	@$(PY) -m demo $(if $(filter-out 0,$(ONCE)),--once)
+
+test: ready ## all tests, against a real broker and a real Redis (ARGS="-k name" for some)
+	@$(PY) -m pytest $(ARGS)
+
+lint: $(DEV) $(STUBS) $(NODE) ## ruff, mypy --strict, buf lint, buf breaking
+	@.venv/bin/ruff check
+	@.venv/bin/ruff format --check
+	@.venv/bin/mypy $(CODE)
+	@node_modules/.bin/buf lint
+	@scripts/breaking.sh
+
+bench: $(DEV) $(STUBS) ## measure the running mesh (ARGS="--help" for what)
+	@$(PY) -m bench $(ARGS)
+
+proto: $(STUBS) ## compile the contracts into ./gen
+
+models: $(RUNTIME) ## download the face models from their official place, sums checked
+	@$(PY) -m embed_svc.models download
+
+media: $(RUNTIME) ## download Intel's sample clips (CC-BY 4.0) into ./media, sums checked
+	@$(PY) -m demo.media
+
+lock: $(DEV) ## resolve the dependencies of pyproject.toml again, with hashes
+	@scripts/lock.sh
+
+image: ## build the container image that holds every service (IMAGE=name:tag)
+	docker build --tag $(IMAGE) .
+
+clean: ## remove all that make made
+	rm -rf .venv gen build node_modules media models .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# What a test run needs before pytest starts.
+ready: $(DEV) $(STUBS) $(NODE)
+	@missing=; \
+	command -v mosquitto >/dev/null || missing="$$missing mosquitto"; \
+	command -v redis-server >/dev/null || missing="$$missing redis-server"; \
+	[ -z "$$missing" ] || scripts/system.sh $$missing
+
+$(RUNTIME): requirements.lock
+	@scripts/venv.sh
+	@echo "installing Python packages (requirements.lock)"
+	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+$(DEV): requirements-dev.lock $(RUNTIME)
+	@echo "installing Python packages (requirements-dev.lock)"
+	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+$(STUBS): $(CONTRACTS) scripts/compile_protos.py $(RUNTIME)
+	@$(PY) scripts/compile_protos.py
+	@echo "compiled the contracts into ./gen"
+
+$(NODE): package-lock.json
+	@command -v npm >/dev/null || scripts/system.sh nodejs npm
+	@echo "installing Node tools (package-lock.json)"
+	@npm ci --silent --no-audit --no-fund
+	@touch $@
