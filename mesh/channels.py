@@ -1,0 +1,85 @@
+"""Channels to other services: one factory, so that every client keeps alive, retries, waits and gives up in the same way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+
+MAX_MESSAGE_BYTES = 8 << 20
+
+# Every method, streams too: wait while the server is away (bounded by the deadline where there is one), and repeat what came
+# back UNAVAILABLE. gRPC repeats a stream only as long as nothing was answered; later its owner resumes it. Repeats are
+# harmless because our writes carry request ids or content ids.
+_SERVICE_CONFIG = json.dumps(
+    {
+        "loadBalancingConfig": [{"round_robin": {}}],
+        "methodConfig": [
+            {
+                "name": [{}],
+                "waitForReady": True,
+                "retryPolicy": {
+                    "maxAttempts": 5,
+                    "initialBackoff": "0.1s",
+                    "maxBackoff": "1s",
+                    "backoffMultiplier": 2,
+                    "retryableStatusCodes": ["UNAVAILABLE"],
+                },
+            }
+        ],
+    }
+)
+
+
+def connect(
+    target: str, *, max_message_bytes: int = MAX_MESSAGE_BYTES, default_timeout: float = 5.0
+) -> grpc.aio.Channel:
+    """A channel to `target` (host:port, dns:///..., xds:///...); nothing connects before the first call.
+
+    A unary call without a timeout of its own gets `default_timeout` seconds, over all its attempts. A stream has no deadline
+    unless given one. Until the server is there, calls wait. Close with `await channel.close()`.
+    """
+    return grpc.aio.insecure_channel(
+        target,
+        options=[
+            ("grpc.max_send_message_length", max_message_bytes),
+            ("grpc.max_receive_message_length", max_message_bytes),
+            ("grpc.service_config", _SERVICE_CONFIG),
+            ("grpc.enable_retries", 1),
+            # A peer that vanished without a FIN is noticed in 30 s, on idle channels too.
+            ("grpc.keepalive_time_ms", 20_000),
+            ("grpc.keepalive_timeout_ms", 10_000),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.max_pings_without_data", 0),
+            # A restarted server is found within a second or so; the default backs off up to two minutes.
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 1_000),
+            ("grpc.max_reconnect_backoff_ms", 1_000),
+        ],
+        interceptors=[_DefaultDeadline(default_timeout)],
+    )
+
+
+class _DefaultDeadline(grpc.aio.UnaryUnaryClientInterceptor):
+    """Gives a unary call without a deadline the channel's."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    async def intercept_unary_unary(
+        self,
+        continuation: Callable[[grpc.aio.ClientCallDetails, Any], Awaitable[Any]],
+        client_call_details: grpc.aio.ClientCallDetails,
+        request: Any,
+    ) -> Any:
+        if client_call_details.timeout is None:
+            client_call_details = grpc.aio.ClientCallDetails(
+                client_call_details.method,
+                self._seconds,
+                client_call_details.metadata,
+                client_call_details.credentials,
+                client_call_details.wait_for_ready,
+            )
+        return await continuation(client_call_details, request)

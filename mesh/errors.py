@@ -1,0 +1,279 @@
+"""The errors a service raises, and their form on the wire (`google.rpc.Status`, AIP-193).
+
+    MeshError                 INTERNAL
+    ├── InvalidArgument       INVALID_ARGUMENT      BadRequest names each field
+    ├── NotFound              NOT_FOUND
+    ├── AlreadyExists         ALREADY_EXISTS
+    ├── FailedPrecondition    FAILED_PRECONDITION
+    ├── ResourceExhausted     RESOURCE_EXHAUSTED    RetryInfo when the wait is known
+    ├── Unavailable           UNAVAILABLE           RetryInfo when the wait is known
+    │   └── Draining          UNAVAILABLE           the server is going away: reconnect and resume
+    ├── Aborted               ABORTED
+    ├── PermissionDenied      PERMISSION_DENIED
+    ├── Unauthenticated       UNAUTHENTICATED
+    ├── DataLoss              DATA_LOSS
+    └── DeadlineExceeded      DEADLINE_EXCEEDED
+
+Services raise; the interceptor in `mesh.interceptors.errors` alone ends an RPC with one. `to_status` is also for replies that
+report a status per item.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+
+DOMAIN = "poi-mesh"
+
+# A status travels in HTTP/2 trailers, which a client refuses above 8 KiB: say the first few things, not all of them.
+_MAX_TEXT = 500
+_MAX_VIOLATIONS = 16
+_DETAILS_KEY = "grpc-status-details-bin"
+
+
+class MeshError(Exception):
+    """An error with a status code, a stable machine-readable reason and a text for people.
+
+    `reason` is UPPER_SNAKE_CASE and `metadata` holds the few values a program may need: both go into `ErrorInfo`. None of
+    them, nor the message, may hold an embedding, an image or a person's name.
+    """
+
+    status_code: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
+
+    def __init__(self, message: str, *, reason: str = "INTERNAL", metadata: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.reason = reason
+        self.metadata = dict(metadata or {})
+        self.code = self.status_code
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the same request may succeed later without a change."""
+        return self.code in _RETRYABLE
+
+
+class InvalidArgument(MeshError):
+    """The request is wrong whatever the state of the system. `violations` are (field path, description) pairs."""
+
+    status_code = grpc.StatusCode.INVALID_ARGUMENT
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        violations: Sequence[tuple[str, str]] = (),
+        reason: str = "INVALID_ARGUMENT",
+        metadata: dict[str, str] | None = None,
+    ) -> None:
+        self.violations = list(violations)
+        text = message or "; ".join(f"{field}: {description}" for field, description in self.violations[:3])
+        super().__init__(text or "the request is not valid", reason=reason, metadata=metadata)
+
+
+class NotFound(MeshError):
+    """A resource with this name does not exist."""
+
+    status_code = grpc.StatusCode.NOT_FOUND
+
+    def __init__(self, name: str, *, reason: str = "RESOURCE_NOT_FOUND", metadata: dict[str, str] | None = None) -> None:
+        super().__init__(f"{name} was not found", reason=reason, metadata={"name": name, **(metadata or {})})
+
+
+class AlreadyExists(MeshError):
+    """A resource with this name exists already."""
+
+    status_code = grpc.StatusCode.ALREADY_EXISTS
+
+    def __init__(self, name: str, *, reason: str = "RESOURCE_EXISTS", metadata: dict[str, str] | None = None) -> None:
+        super().__init__(f"{name} exists already", reason=reason, metadata={"name": name, **(metadata or {})})
+
+
+class FailedPrecondition(MeshError):
+    """The system is not in the state that the request needs; repeating it does not help."""
+
+    status_code = grpc.StatusCode.FAILED_PRECONDITION
+
+    def __init__(
+        self, message: str, *, reason: str = "FAILED_PRECONDITION", metadata: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(message, reason=reason, metadata=metadata)
+
+
+class _Retry(MeshError):
+    """Base of the errors that may say when to come back: `retry_after` in seconds."""
+
+    _reason: ClassVar[str]
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        reason: str | None = None,
+        metadata: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message, reason=reason or self._reason, metadata=metadata)
+        self.retry_after = retry_after
+
+
+class ResourceExhausted(_Retry):
+    """A quota, a queue or a size limit is used up."""
+
+    status_code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    _reason = "RESOURCE_EXHAUSTED"
+
+
+class Unavailable(_Retry):
+    """Something that the request needs cannot be reached now; the same request may be sent again."""
+
+    status_code = grpc.StatusCode.UNAVAILABLE
+    _reason = "UNAVAILABLE"
+
+
+class Draining(Unavailable):
+    """This server is shutting down in good order: open the stream again and resume where it ended."""
+
+    _reason = "DRAINING"
+
+    def __init__(self, message: str = "the server is draining: reconnect and resume") -> None:
+        super().__init__(message)
+
+
+class Aborted(MeshError):
+    """The request lost a race with another one; read again, then repeat."""
+
+    status_code = grpc.StatusCode.ABORTED
+
+    def __init__(self, message: str, *, reason: str = "ABORTED", metadata: dict[str, str] | None = None) -> None:
+        super().__init__(message, reason=reason, metadata=metadata)
+
+
+class PermissionDenied(MeshError):
+    """The caller is known and may not do this."""
+
+    status_code = grpc.StatusCode.PERMISSION_DENIED
+
+    def __init__(
+        self, message: str, *, reason: str = "PERMISSION_DENIED", metadata: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(message, reason=reason, metadata=metadata)
+
+
+class Unauthenticated(MeshError):
+    """The caller is not known."""
+
+    status_code = grpc.StatusCode.UNAUTHENTICATED
+
+    def __init__(self, message: str, *, reason: str = "UNAUTHENTICATED", metadata: dict[str, str] | None = None) -> None:
+        super().__init__(message, reason=reason, metadata=metadata)
+
+
+class DataLoss(MeshError):
+    """Stored data is damaged beyond repair."""
+
+    status_code = grpc.StatusCode.DATA_LOSS
+
+    def __init__(self, message: str, *, reason: str = "DATA_LOSS", metadata: dict[str, str] | None = None) -> None:
+        super().__init__(message, reason=reason, metadata=metadata)
+
+
+class DeadlineExceeded(MeshError):
+    """The work was not done in the time that was given; it may have happened all the same."""
+
+    status_code = grpc.StatusCode.DEADLINE_EXCEEDED
+
+    def __init__(
+        self, message: str, *, reason: str = "DEADLINE_EXCEEDED", metadata: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(message, reason=reason, metadata=metadata)
+
+
+_RETRYABLE = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+    }
+)
+
+
+def to_status(error: MeshError) -> status_pb2.Status:
+    """The error as `google.rpc.Status` with `ErrorInfo`, and `BadRequest` or `RetryInfo` where there is something to say."""
+    number: int = error.code.value[0]
+    status = status_pb2.Status(code=number, message=_short(error.message))
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
+    for key, value in error.metadata.items():
+        info.metadata[key] = _short(value)
+    status.details.add().Pack(info)
+    if isinstance(error, InvalidArgument) and error.violations:
+        bad = error_details_pb2.BadRequest()
+        for field, description in error.violations[:_MAX_VIOLATIONS]:
+            bad.field_violations.add(field=_short(field), description=_short(description, 200))
+        status.details.add().Pack(bad)
+    if isinstance(error, _Retry) and error.retry_after is not None:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromNanoseconds(round(max(0.0, error.retry_after) * 1e9))
+        status.details.add().Pack(retry)
+    return status
+
+
+def from_status(status: status_pb2.Status) -> MeshError:
+    """The error that a `google.rpc.Status` stands for; the inverse of `to_status`, and tolerant of other servers' statuses."""
+    info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+    retry_after: float | None = None
+    for detail in status.details:
+        if detail.Is(info.DESCRIPTOR):
+            detail.Unpack(info)
+        elif detail.Is(bad.DESCRIPTOR):
+            detail.Unpack(bad)
+        elif detail.Is(retry.DESCRIPTOR):
+            detail.Unpack(retry)
+            retry_after = retry.retry_delay.ToNanoseconds() / 1e9
+    code = _CODES.get(status.code, grpc.StatusCode.UNKNOWN)
+    kind = Draining if info.reason == Draining._reason else _KINDS.get(code, MeshError)
+    # Each class builds its message in its own way; what came over the wire is already built.
+    error = kind.__new__(kind)
+    MeshError.__init__(error, status.message, reason=info.reason or code.name, metadata=dict(info.metadata))
+    error.code = code
+    if isinstance(error, InvalidArgument):
+        error.violations = [(violation.field, violation.description) for violation in bad.field_violations]
+    if isinstance(error, _Retry):
+        error.retry_after = retry_after
+    return error
+
+
+def from_rpc(error: grpc.aio.AioRpcError) -> MeshError:
+    """What a client's failed call means, with reason and violations where the server sent them."""
+    for key, value in error.trailing_metadata() or ():
+        if key == _DETAILS_KEY and isinstance(value, bytes):
+            return from_status(status_pb2.Status.FromString(value))
+    number: int = error.code().value[0]
+    return from_status(status_pb2.Status(code=number, message=error.details() or ""))
+
+
+def _short(text: str, limit: int = _MAX_TEXT) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+_CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+_KINDS: dict[grpc.StatusCode, type[MeshError]] = {
+    kind.status_code: kind
+    for kind in (
+        InvalidArgument,
+        NotFound,
+        AlreadyExists,
+        FailedPrecondition,
+        ResourceExhausted,
+        Unavailable,
+        Aborted,
+        PermissionDenied,
+        Unauthenticated,
+        DataLoss,
+        DeadlineExceeded,
+    )
+}

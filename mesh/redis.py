@@ -1,0 +1,36 @@
+"""The connection to Redis, made in one way for all services."""
+
+from __future__ import annotations
+
+import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import BusyLoadingError, ConnectionError, TimeoutError
+
+Redis = redis.asyncio.Redis
+
+BLOCK_MS = 2000
+"""Longest wait to ask of a blocking command (XREAD BLOCK): well under the socket's time-out, so that a wait that runs out is an
+empty answer, not an error."""
+
+_SOCKET_SECONDS = 5.0
+
+
+def connect(url: str) -> Redis:
+    """A client (with its own pool) that hands out bytes and repeats a command up to 6 times (about 3 s) when the connection fails.
+
+    Nothing connects before the first command. A command that was sent and not answered may run twice: write commands that
+    bear it (ids of our own, Lua, MULTI with a check). When the repeats run out, `redis.exceptions.ConnectionError` or
+    `TimeoutError` comes out, which the errors interceptor answers as UNAVAILABLE. Close with `await client.aclose()`.
+    """
+    client: Redis = redis.asyncio.Redis.from_url(
+        url,
+        decode_responses=False,
+        socket_connect_timeout=2.0,
+        socket_timeout=_SOCKET_SECONDS,
+        socket_keepalive=True,
+        health_check_interval=15,
+        retry=Retry(ExponentialWithJitterBackoff(cap=1.0, base=0.05), retries=6),
+        retry_on_error=[ConnectionError, TimeoutError, BusyLoadingError],
+    )
+    return client
