@@ -79,8 +79,9 @@ $(STUBS): $(CONTRACTS) scripts/compile_protos.py $(RUNTIME)
 	@$(PY) scripts/compile_protos.py
 	@echo "compiled the contracts into ./gen"
 
+# `install --no-save` and not `ci`, which would ask the lock to hold buf's binaries for systems other than Linux as well.
 $(NODE): package-lock.json
 	@command -v npm >/dev/null || scripts/system.sh nodejs npm
 	@echo "installing Node tools (package-lock.json)"
-	@npm ci --silent --no-audit --no-fund
+	@npm install --silent --no-save --ignore-scripts --no-audit --no-fund
 	@touch $@

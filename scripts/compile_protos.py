@@ -4,7 +4,7 @@ Produces messages (`*_pb2.py`), services (`*_pb2_grpc.py`) and type stubs for bo
 packages `poi.v1` and `buf.validate`. `google.*` is not generated: the installed protobuf and googleapis-common-protos
 wheels already hold it, and a second copy would clash in the descriptor pool.
 
-The new tree replaces the old one only when everything compiled, so a broken contract never leaves half a package behind.
+The new tree replaces the old one only when everything compiled: a broken contract never leaves half a package behind.
 """
 
 from __future__ import annotations
