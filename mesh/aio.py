@@ -19,7 +19,7 @@ class Background:
     """
 
     def __init__(self, *, first_backoff: float = 0.1, max_backoff: float = 5.0, steady_after: float = 10.0) -> None:
-        """Backoff in seconds doubles from first to max, and starts over once a task has run for `steady_after` seconds."""
+        """Backoff in seconds doubles from first to max; it starts over when a task has run for `steady_after`."""
         self._first, self._max, self._steady = first_backoff, max_backoff, steady_after
         self._tasks: dict[asyncio.Task[None], str] = {}
 
@@ -28,7 +28,8 @@ class Background:
     ) -> asyncio.Task[None]:
         """Run `work` until it returns, again after a pause each time it raises.
 
-        `healthy(False)` is called when it dies and `healthy(True)` when it is started again. A `work` that returns is done.
+        `healthy(False)` is called when it dies and `healthy(True)` when it is started again. A `work` that returns is
+        done.
         """
         task = asyncio.create_task(self._supervise(name, work, healthy), name=name)
         self._tasks[task] = name

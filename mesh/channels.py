@@ -1,4 +1,4 @@
-"""Channels to other services: one factory, so that every client keeps alive, retries, waits and gives up in the same way."""
+"""Channels to other services: one factory, so that every client retries, waits and gives up in the same way."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import grpc
 
 MAX_MESSAGE_BYTES = 8 << 20
 
-# Every method, streams too: wait while the server is away (bounded by the deadline where there is one), and repeat what came
-# back UNAVAILABLE. gRPC repeats a stream only as long as nothing was answered; later its owner resumes it. Repeats are
-# harmless because our writes carry request ids or content ids.
+# Every method, streams too: wait while the server is away (bounded by the deadline where there is one), and repeat
+# what came back UNAVAILABLE. gRPC repeats a stream only as long as nothing was answered; later its owner resumes it.
+# Repeats are harmless because our writes carry request ids or content ids.
 _SERVICE_CONFIG = json.dumps(
     {
         "loadBalancingConfig": [{"round_robin": {}}],
@@ -38,8 +38,8 @@ def connect(
 ) -> grpc.aio.Channel:
     """A channel to `target` (host:port, dns:///..., xds:///...); nothing connects before the first call.
 
-    A unary call without a timeout of its own gets `default_timeout` seconds, over all its attempts. A stream has no deadline
-    unless given one. Until the server is there, calls wait. Close with `await channel.close()`.
+    A unary call without a timeout of its own gets `default_timeout` seconds, over all its attempts. A stream has no
+    deadline unless given one. Until the server is there, calls wait. Close with `await channel.close()`.
     """
     return grpc.aio.insecure_channel(
         target,

@@ -1,4 +1,4 @@
-"""Embeddings between the wire and numpy: little-endian float32 bytes with the model's name, L2-normalised, checked on arrival.
+"""Embeddings between the wire and numpy: little-endian float32 with the model's name, normalised, checked on arrival.
 
 Decoding a batch is the hot path of the mesh: it joins all rows, reads them at once and checks them at once.
 """
@@ -30,7 +30,7 @@ Vector = NDArray[np.float32]
 _WIRE: Final = np.dtype("<f4")
 
 
-def encode(vector: NDArray[Any], *, model: str, alignment: common_pb2.Alignment) -> common_pb2.Embedding:
+def encode(vector: NDArray[Any], *, model: str, alignment: common_pb2.Alignment.ValueType) -> common_pb2.Embedding:
     """The wire form of one normalised (d,) vector. Raises ValueError when d is not the model's."""
     dimension = DIMENSIONS.get(model)
     if vector.ndim != 1 or (dimension is not None and vector.shape[0] != dimension):
@@ -41,8 +41,8 @@ def encode(vector: NDArray[Any], *, model: str, alignment: common_pb2.Alignment)
 def decode(embedding: common_pb2.Embedding, *, model: str = FACE_MODEL, field: str = "embedding") -> Vector:
     """The (d,) float32 vector of one embedding, read-only.
 
-    Raises FailedPrecondition (reason MODEL_MISMATCH) when it is of another model than `model`, and InvalidArgument naming
-    `field` when it has another length, holds a value that is not finite, or is not normalised.
+    Raises FailedPrecondition (reason MODEL_MISMATCH) when it is of another model than `model`, and InvalidArgument
+    naming `field` when it has another length, holds a value that is not finite, or is not normalised.
     """
     vectors, bad = decode_batch([embedding], model=model, dimension=DIMENSIONS[model])
     if bad:
@@ -89,7 +89,10 @@ def decode_batch(
 
 
 def normalise(v: NDArray[Any]) -> Vector:
-    """`v` of shape (d,) or (n, d) as float32 with L2 norm 1 along the last axis. Raises ValueError for a zero or non-finite row."""
+    """`v` of shape (d,) or (n, d) as float32 with L2 norm 1 along the last axis.
+
+    Raises ValueError for a zero or non-finite row.
+    """
     vectors: Vector = np.asarray(v, dtype=np.float32)
     norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
     if not np.all(np.isfinite(norms) & (norms > 0.0)):

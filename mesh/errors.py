@@ -5,6 +5,7 @@
     ├── NotFound              NOT_FOUND
     ├── AlreadyExists         ALREADY_EXISTS
     ├── FailedPrecondition    FAILED_PRECONDITION
+    ├── OutOfRange            OUT_OF_RANGE
     ├── ResourceExhausted     RESOURCE_EXHAUSTED    RetryInfo when the wait is known
     ├── Unavailable           UNAVAILABLE           RetryInfo when the wait is known
     │   └── Draining          UNAVAILABLE           the server is going away: reconnect and resume
@@ -14,8 +15,8 @@
     ├── DataLoss              DATA_LOSS
     └── DeadlineExceeded      DEADLINE_EXCEEDED
 
-Services raise; the interceptor in `mesh.interceptors.errors` alone ends an RPC with one. `to_status` is also for replies that
-report a status per item.
+Services raise; the interceptor in `mesh.interceptors.errors` alone ends an RPC with one. `to_status` is also for
+replies that report a status per item.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ _DETAILS_KEY = "grpc-status-details-bin"
 class MeshError(Exception):
     """An error with a status code, a stable machine-readable reason and a text for people.
 
-    `reason` is UPPER_SNAKE_CASE and `metadata` holds the few values a program may need: both go into `ErrorInfo`. None of
-    them, nor the message, may hold an embedding, an image or a person's name.
+    `reason` is UPPER_SNAKE_CASE and `metadata` holds the few values a program may need: both go into `ErrorInfo`.
+    None of them, nor the message, may hold an embedding, an image or a person's name.
     """
 
     status_code: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
@@ -79,7 +80,9 @@ class NotFound(MeshError):
 
     status_code = grpc.StatusCode.NOT_FOUND
 
-    def __init__(self, name: str, *, reason: str = "RESOURCE_NOT_FOUND", metadata: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, name: str, *, reason: str = "RESOURCE_NOT_FOUND", metadata: dict[str, str] | None = None
+    ) -> None:
         super().__init__(f"{name} was not found", reason=reason, metadata={"name": name, **(metadata or {})})
 
 
@@ -100,6 +103,15 @@ class FailedPrecondition(MeshError):
     def __init__(
         self, message: str, *, reason: str = "FAILED_PRECONDITION", metadata: dict[str, str] | None = None
     ) -> None:
+        super().__init__(message, reason=reason, metadata=metadata)
+
+
+class OutOfRange(MeshError):
+    """The request asks for something beyond what is kept; asking for less may work."""
+
+    status_code = grpc.StatusCode.OUT_OF_RANGE
+
+    def __init__(self, message: str, *, reason: str = "OUT_OF_RANGE", metadata: dict[str, str] | None = None) -> None:
         super().__init__(message, reason=reason, metadata=metadata)
 
 
@@ -168,7 +180,9 @@ class Unauthenticated(MeshError):
 
     status_code = grpc.StatusCode.UNAUTHENTICATED
 
-    def __init__(self, message: str, *, reason: str = "UNAUTHENTICATED", metadata: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, message: str, *, reason: str = "UNAUTHENTICATED", metadata: dict[str, str] | None = None
+    ) -> None:
         super().__init__(message, reason=reason, metadata=metadata)
 
 
@@ -203,7 +217,7 @@ _RETRYABLE = frozenset(
 
 
 def to_status(error: MeshError) -> status_pb2.Status:
-    """The error as `google.rpc.Status` with `ErrorInfo`, and `BadRequest` or `RetryInfo` where there is something to say."""
+    """The error as `google.rpc.Status` with `ErrorInfo`, and `BadRequest` or `RetryInfo` where they apply."""
     number: int = error.code.value[0]
     status = status_pb2.Status(code=number, message=_short(error.message))
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
@@ -223,16 +237,11 @@ def to_status(error: MeshError) -> status_pb2.Status:
 
 
 def from_status(status: status_pb2.Status) -> MeshError:
-    """The error that a `google.rpc.Status` stands for; the inverse of `to_status`, and tolerant of other servers' statuses."""
+    """The error that a `google.rpc.Status` stands for: the inverse of `to_status`, tolerant of other servers."""
     info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
     retry_after: float | None = None
-    for detail in status.details:
-        if detail.Is(info.DESCRIPTOR):
-            detail.Unpack(info)
-        elif detail.Is(bad.DESCRIPTOR):
-            detail.Unpack(bad)
-        elif detail.Is(retry.DESCRIPTOR):
-            detail.Unpack(retry)
+    for detail in status.details:  # Unpack says False, and does nothing, when the detail is of another type
+        if not detail.Unpack(info) and not detail.Unpack(bad) and detail.Unpack(retry):
             retry_after = retry.retry_delay.ToNanoseconds() / 1e9
     code = _CODES.get(status.code, grpc.StatusCode.UNKNOWN)
     kind = Draining if info.reason == Draining._reason else _KINDS.get(code, MeshError)
@@ -268,6 +277,7 @@ _KINDS: dict[grpc.StatusCode, type[MeshError]] = {
         NotFound,
         AlreadyExists,
         FailedPrecondition,
+        OutOfRange,
         ResourceExhausted,
         Unavailable,
         Aborted,

@@ -1,7 +1,7 @@
 """Resource names (AIP-122): `stores/s1/pois/p7`. One function formats each, one parses it.
 
-Ids are 1 to 128 of letters, digits, `.`, `_`, `:` and `-`, beginning with a letter or digit. Formatting raises ValueError for
-an id that is none (our own fault); parsing raises InvalidArgument naming the field (the caller's).
+Ids are 1 to 128 of letters, digits, `.`, `_`, `:` and `-`, beginning with a letter or digit. Formatting raises
+ValueError for an id that is none (our own fault); parsing raises InvalidArgument naming the field (the caller's).
 """
 
 from __future__ import annotations

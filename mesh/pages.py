@@ -25,8 +25,8 @@ def decode(token: str, request: Message) -> dict[str, Any]:
     """The state in `token`, {} for an empty one.
 
     Raises InvalidArgument (field `page_token`) when the token is damaged, or when a field of `request` other than
-    `page_token` and `page_size` has changed since. The digest guards against mistakes, not against forgery: treat the state
-    as what a client said.
+    `page_token` and `page_size` has changed since. The digest guards against mistakes, not against forgery: treat the
+    state as what a client said.
     """
     if not token:
         return {}
@@ -54,7 +54,9 @@ def _digest(payload: bytes, request: Message) -> bytes:
     for field in ("page_token", "page_size"):
         if field in query.DESCRIPTOR.fields_by_name:
             query.ClearField(field)
-    content = query.DESCRIPTOR.full_name.encode() + b"\0" + query.SerializeToString(deterministic=True) + b"\0" + payload
+    content = (
+        query.DESCRIPTOR.full_name.encode() + b"\0" + query.SerializeToString(deterministic=True) + b"\0" + payload
+    )
     return hashlib.blake2b(content, digest_size=_DIGEST_BYTES).digest()
 
 

@@ -10,18 +10,21 @@ from redis.exceptions import BusyLoadingError, ConnectionError, TimeoutError
 Redis = redis.asyncio.Redis
 
 BLOCK_MS = 2000
-"""Longest wait to ask of a blocking command (XREAD BLOCK): well under the socket's time-out, so that a wait that runs out is an
-empty answer, not an error."""
+"""Longest wait to ask of a blocking command (XREAD BLOCK), in milliseconds.
+
+Well under the socket's time-out, so that a wait that runs out is an empty answer, not an error.
+"""
 
 _SOCKET_SECONDS = 5.0
 
 
 def connect(url: str) -> Redis:
-    """A client (with its own pool) that hands out bytes and repeats a command up to 6 times (about 3 s) when the connection fails.
+    """A client with its own pool, that hands out bytes and repeats a command for about 3 s while the connection fails.
 
-    Nothing connects before the first command. A command that was sent and not answered may run twice: write commands that
-    bear it (ids of our own, Lua, MULTI with a check). When the repeats run out, `redis.exceptions.ConnectionError` or
-    `TimeoutError` comes out, which the errors interceptor answers as UNAVAILABLE. Close with `await client.aclose()`.
+    Nothing connects before the first command. A command that was sent and not answered may run twice: write commands
+    that bear it (ids of our own, Lua, MULTI with a check). When the repeats run out,
+    `redis.exceptions.ConnectionError` or `TimeoutError` comes out, which the errors interceptor answers as
+    UNAVAILABLE. Close with `await client.aclose()`.
     """
     client: Redis = redis.asyncio.Redis.from_url(
         url,

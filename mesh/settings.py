@@ -1,10 +1,10 @@
 """Settings: frozen typed objects, read once at start from the environment and, optionally, one TOML file.
 
-A service subclasses `ServerSettings`, names itself in `service`, and puts a docstring under every field. The field `listen` of
-service `match` is read from `POI_MATCH_LISTEN`, else `POI_LISTEN`, else the file, else its default: so one environment serves
-all services. The file (`--config FILE`, or `POI_CONFIG`) holds fields at its top, for every service that reads it, and in a
-table named after a service, for that one only; a table wins over the top. A wrong value or an unknown key ends the process
-with status 2 and one line on stderr.
+A service subclasses `ServerSettings`, names itself in `service`, and puts a docstring under every field. The field
+`listen` of service `match` is read from `POI_MATCH_LISTEN`, else `POI_LISTEN`, else the file, else its default: so
+one environment serves all services. The file (`--config FILE`, or `POI_CONFIG`) holds fields at its top, for every
+service that reads it, and in a table named after a service, for that one only; a table wins over the top. A wrong
+value or an unknown key ends the process with status 2 and one line on stderr.
 
 Only `load` reads the environment: an object built by hand has its arguments and the defaults, nothing else.
 """
@@ -148,7 +148,9 @@ def load(cls: type[S], argv: Sequence[str] | None = None) -> S:
         }
         return cls(**{**from_file, **from_environment})
     except ValidationError as error:
-        refuse(program, "; ".join(_explain(cls, problem, from_file, from_environment, path) for problem in error.errors()))
+        refuse(
+            program, "; ".join(_explain(cls, problem, from_file, from_environment, path) for problem in error.errors())
+        )
     except SettingsError as error:
         refuse(program, _explain_source(cls, str(error)))
     except _FileError as error:
@@ -158,7 +160,7 @@ def load(cls: type[S], argv: Sequence[str] | None = None) -> S:
 def refuse(program: str, why: str) -> NoReturn:
     """End the process with status 2 after one line that says what to change."""
     line = " ".join(f"{program}: {why}".split())
-    print(line, file=sys.stderr, flush=True)
+    sys.stderr.write(line + "\n")
     raise SystemExit(2)
 
 

@@ -14,12 +14,12 @@ T = TypeVar("T")
 async def until_drained(source: AsyncIterator[T], draining: asyncio.Event) -> AsyncIterator[T]:
     """The items of `source` until it ends or `draining` is set; then raises `errors.Draining`.
 
-    Works on both sides of an RPC: around a request stream, and around what a response stream is made of. Only the wait for
-    the next item is broken off, never the work of the consumer on the last one. An item that arrives at that very moment may
-    be dropped with the wait: it was not answered, so the peer sends it again when it resumes.
+    Works on both sides of an RPC: around a request stream, and around what a response stream is made of. Only the
+    wait for the next item is broken off, never the work of the consumer on the last one. An item that arrives at that
+    very moment may be dropped with the wait: it was not answered, so the peer sends it again when it resumes.
     """
-    # A task per item would cost 10-20 us; instead one watcher per stream cancels the consumer while, and only while, it waits
-    # here, as asyncio.timeout() does.
+    # A task per item would cost 10-20 us; instead one watcher per stream cancels the consumer while, and only while,
+    # it waits here, as asyncio.timeout() does.
     waiting: asyncio.Task[object] | None = None
     broken_off = False
 

@@ -1,0 +1,34 @@
+"""Server reflection, for grpcurl, `buf curl` and the like: v1alpha, and v1, whose messages are the same on the wire."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from mesh.streams import until_drained
+
+SERVICES = ("grpc.reflection.v1alpha.ServerReflection", "grpc.reflection.v1.ServerReflection")
+
+
+def add_to_server(services: Sequence[str], server: grpc.aio.Server, draining: asyncio.Event) -> None:
+    """Describe `services` (full names) and reflection itself. Streams end when `draining` is set."""
+    servicer = reflection.aio.ReflectionServicer([*services, *SERVICES])  # type: ignore[no-untyped-call]
+
+    async def info(
+        requests: AsyncIterator[reflection_pb2.ServerReflectionRequest], context: Any
+    ) -> AsyncIterator[reflection_pb2.ServerReflectionResponse]:
+        async for response in servicer.ServerReflectionInfo(until_drained(requests, draining), context):
+            yield response
+
+    handler = grpc.stream_stream_rpc_method_handler(
+        info,
+        reflection_pb2.ServerReflectionRequest.FromString,
+        reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    server.add_generic_rpc_handlers(
+        [grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": handler}) for name in SERVICES]
+    )
