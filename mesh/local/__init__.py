@@ -1,4 +1,4 @@
-"""Runs the whole mesh on one machine: Redis, an MQTT broker and the six services, for the demo, the benchmark and tests.
+"""Runs the whole mesh on one machine, Redis and MQTT broker included, for the demo, the benchmark and tests.
 
 Everything listens on the loopback interface on a free port, keeps its data in a directory of its own, writes its output
 to a log file, and dies with the process that started it. Each program can be killed with SIGKILL and started again on

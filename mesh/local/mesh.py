@@ -47,7 +47,7 @@ class Mesh:
         env: Mapping[str, str] | None = None,
         services: Iterable[str] = tuple(MODULES),
         progress: Progress | None = None,
-        autosave_changes: int = 1,
+        autosave_changes: int = 20,
     ) -> None:
         self.data_dir = data_dir
         self.redis: Redis | None = None
@@ -108,6 +108,8 @@ class Mesh:
                 for program in started:
                     program.wait_ready()
                     self._progress(program.name, "ready")
+            if self.broker is not None:
+                self.broker.save()  # what has been subscribed to survives a SIGKILL from here on
             self._running = undo.pop_all()
         return self
 
