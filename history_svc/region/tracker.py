@@ -1,0 +1,187 @@
+"""The rules that turn a scene's updates into visits. Plain and synchronous: no clock, no Redis, no gRPC.
+
+A person's stay in a zone
+- begins when the scene controller says (`entered`), where that can be true, else at the first update with them in it;
+- ends at the first update that has them elsewhere in the scene;
+- ends at its last sight when they vanish: not in any update for longer than `gap`. Who is back sooner goes on with it.
+
+The scene may fall silent, too. For up to `silence` between two updates nobody is missed; a longer pause ends every
+visit at its last sight. The caller, who has a clock, may say so before the next update comes (`fall_silent`). If updates
+turn up late all the same, what was closed is reopened or corrected: the visits depend on the updates alone and not on
+when they arrive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from history_svc.region.model import Event, Update, Visit
+
+Presence = tuple[str, str]
+"""(object id, zone)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Spans of event time, in milliseconds."""
+
+    gap: int = 3_000
+    silence: int = 10_000
+    entered_age: int = 3_600_000
+    """An `entered` that lies further back than this is not believed."""
+
+
+@dataclass(frozen=True, slots=True)
+class SceneState:
+    """All that the rules need to know of a scene's past."""
+
+    time: int | None = None
+    """Of the last update."""
+    visits: tuple[Visit, ...] = ()
+    """Those that go on, and those that silence closed and the next update may reopen (they have an exit)."""
+    ends: Mapping[Presence, int] = field(default_factory=dict)
+    """The last exit of a person from a zone, for as long as `entered` could contradict it."""
+
+
+@dataclass(slots=True)
+class Changes:
+    """What happened since the last `take_changes`, all of it to be made durable in one step."""
+
+    time: int | None
+    """Of the last update."""
+    lagging: dict[str, int]
+    """Last sights of the tracked visits that are not from the last update, by visit id."""
+    events: list[tuple[Event, Visit]] = field(default_factory=list)
+    """In order, with the visit as it was just after the event."""
+    visits: dict[str, Visit] = field(default_factory=dict)
+    """Those that are new or have changed in more than their last sight."""
+    untracked: set[str] = field(default_factory=set)
+    """Ids of visits that later updates cannot change any more."""
+    ends: dict[Presence, int] = field(default_factory=dict)
+    forgotten_ends: set[Presence] = field(default_factory=set)
+
+
+class SceneTracker:
+    """One scene's visits. Feed it updates, then take what changed."""
+
+    def __init__(self, scene: str, rules: Rules, state: SceneState | None = None) -> None:
+        state = state or SceneState()
+        self.scene = scene
+        self.time = state.time
+        self._rules = rules
+        self._tracked: dict[Presence, Visit] = {(visit.object_id, visit.zone): visit for visit in state.visits}
+        # In the order of the exits, nearly: the oldest are dropped from the front.
+        self._ends = dict(sorted(state.ends.items(), key=lambda item: item[1]))
+        self._changes = Changes(time=None, lagging={})
+
+    def apply(self, update: Update) -> bool:
+        """Take one update in. One that is not newer than the last changes nothing, and the answer is False."""
+        before, now = self.time, update.time
+        if before is not None and now <= before:
+            return False
+        self.time = now
+        present: dict[Presence, int | None] = {}
+        cameras: dict[str, tuple[str, ...]] = {}
+        for seen in update.objects:
+            cameras[seen.object_id] = _union(cameras.get(seen.object_id, ()), seen.cameras)
+            for zone, entered in seen.zones.items():
+                key = (seen.object_id, zone)
+                present[key] = entered if present.get(key) is None else present[key]
+
+        gap, silence = self._rules.gap, self._rules.silence
+        for key, visit in list(self._tracked.items()):
+            absence = now - visit.seen
+            # Nobody is missed in a pause between two updates; only an update without them counts.
+            unbroken = absence <= gap or (visit.seen == before and absence <= silence)
+            if not unbroken:
+                self._leave(key, visit, visit.seen)
+            elif key in present:
+                self._stay(key, visit, now, cameras[key[0]])
+            elif key[0] in cameras:
+                self._leave(key, visit, now)
+            elif absence > gap:
+                self._leave(key, visit, visit.seen)
+        for key, entered in present.items():
+            if key not in self._tracked:
+                self._enter(key, entered, now, cameras[key[0]])
+        self._forget(now - self._rules.entered_age)
+        return True
+
+    def fall_silent(self) -> None:
+        """Close every visit at its last sight: the scene's updates have stopped. Late ones reopen what they must."""
+        for key, visit in self._tracked.items():
+            if visit.exit is None:
+                visit.exit = visit.seen
+                self._end(key, visit.seen)
+                self._tell(Event.EXITED, visit)
+
+    def visits(self) -> list[Visit]:
+        """The visits that go on."""
+        return [visit for visit in self._tracked.values() if visit.exit is None]
+
+    def take_changes(self) -> Changes:
+        """What happened since the last call."""
+        changes, self._changes = self._changes, Changes(time=None, lagging={})
+        changes.time = self.time
+        changes.lagging = {visit.id: visit.seen for visit in self._tracked.values() if visit.seen != self.time}
+        return changes
+
+    def _enter(self, key: Presence, entered: int | None, now: int, cameras: tuple[str, ...]) -> None:
+        object_id, zone = key
+        last_end = self._ends.get(key)
+        sane = (
+            entered is not None
+            and now - self._rules.entered_age <= entered <= now
+            # At the very end of a zero-length visit the id would be the same, too.
+            and (last_end is None or entered > last_end)
+        )
+        enter = entered if sane and entered is not None else now
+        visit = Visit(self.scene, zone, object_id, enter=enter, seen=now, cameras=_union((), cameras))
+        self._tracked[key] = visit
+        self._tell(Event.ENTERED, visit)
+
+    def _stay(self, key: Presence, visit: Visit, now: int, cameras: tuple[str, ...]) -> None:
+        visit.seen = now
+        together = visit.cameras if visit.cameras == cameras else _union(visit.cameras, cameras)
+        if together != visit.cameras:
+            visit.cameras = together
+            self._changes.visits[visit.id] = visit
+        if visit.exit is not None:  # silence closed it, wrongly as we see now
+            visit.exit = None
+            self._ends.pop(key, None)
+            self._changes.ends.pop(key, None)
+            self._changes.forgotten_ends.add(key)
+            self._tell(Event.ENTERED, visit)
+
+    def _leave(self, key: Presence, visit: Visit, when: int) -> None:
+        del self._tracked[key]
+        self._changes.untracked.add(visit.id)
+        if visit.exit != when:  # else silence has told it already
+            visit.exit = when
+            self._end(key, when)
+            self._tell(Event.EXITED, visit)
+
+    def _end(self, key: Presence, when: int) -> None:
+        self._ends.pop(key, None)
+        self._ends[key] = when
+        self._changes.ends[key] = when
+        self._changes.forgotten_ends.discard(key)
+
+    def _forget(self, before: int) -> None:
+        """Drop the ends that no believable `entered` can contradict any more."""
+        while self._ends:
+            key, end = next(iter(self._ends.items()))
+            if end >= before:
+                return
+            del self._ends[key]
+            self._changes.ends.pop(key, None)
+            self._changes.forgotten_ends.add(key)
+
+    def _tell(self, event: Event, visit: Visit) -> None:
+        self._changes.visits[visit.id] = visit
+        self._changes.events.append((event, replace(visit)))
+
+
+def _union(known: tuple[str, ...], more: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*known, *more)))
