@@ -1,0 +1,209 @@
+"""Detections through history and match to alerts, in batches.
+
+A batch goes to history and to match at the same time; both have answered when the alerts are raised; then its
+messages are done. A batch leaves when it is full, or when its wait is over and the services keep up: so a quiet store
+has its alerts at once, and a busy one has full batches without anybody tuning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+
+import structlog
+from poi.v1 import alert_pb2, common_pb2, history_pb2, match_pb2
+
+from ingest_svc.acknowledgements import Acknowledgements, Delivery
+from ingest_svc.alerts import AlertRaiser
+from ingest_svc.batch_stream import BatchStream
+from ingest_svc.rejections import Problem
+from mesh import errors
+
+_log = structlog.get_logger(__name__)
+
+HistoryStream = BatchStream[history_pb2.AppendDetectionsRequest, history_pb2.AppendDetectionsResponse]
+MatchStream = BatchStream[match_pb2.MatchDetectionsRequest, match_pb2.MatchDetectionsResponse]
+OnSighting = Callable[[common_pb2.Detection, str, "history_pb2.FrameKind.ValueType"], None]
+OnProblems = Callable[[str, Sequence[Problem]], None]
+
+_PARTIAL_BATCHES = 2
+"""Batches under way, from which on a batch waits until it is full or one of them has ended."""
+_REMEMBERED_ALERTS = 65_536
+
+
+class DetectionFlow:
+    """Batches detections and sees each batch through."""
+
+    def __init__(
+        self,
+        parent: str,
+        history: HistoryStream,
+        match: MatchStream,
+        alerts: AlertRaiser,
+        acknowledgements: Acknowledgements,
+        *,
+        batch_detections: int,
+        batch_wait_seconds: float,
+        on_sighting: OnSighting,
+        on_problems: OnProblems,
+    ) -> None:
+        """`on_sighting(detection, appearance, why)` is told of new appearances and alerts, `on_problems` of refusals."""
+        self._parent = parent
+        self._history = history
+        self._match = match
+        self._alerts = alerts
+        self._acknowledgements = acknowledgements
+        self._batch_size = batch_detections
+        self._batch_wait = batch_wait_seconds
+        self._on_sighting = on_sighting
+        self._on_problems = on_problems
+        self._loop = asyncio.get_running_loop()
+        self._queue: list[tuple[common_pb2.Detection, Delivery]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._overdue = False
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._raised: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self.detections = 0
+        """Detections that history and match have taken."""
+        self.raised_alerts = 0
+        """Alerts that were raised for the first time."""
+
+    def add(self, detections: Iterable[common_pb2.Detection], delivery: Delivery) -> None:
+        """Take the detections of one message; each becomes a part that the delivery waits for."""
+        for detection in detections:
+            delivery.waiting += 1
+            self._queue.append((detection, delivery))
+        while len(self._queue) >= self._batch_size:
+            self._send()
+        if self._queue and self._timer is None and not self._overdue:
+            self._timer = self._loop.call_later(self._batch_wait, self._wait_over)
+
+    async def close(self) -> None:
+        """Give up what is under way: it was not acknowledged, so the broker sends it again."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in self._under_way:
+            task.cancel()
+        await asyncio.gather(*self._under_way, return_exceptions=True)
+
+    def _wait_over(self) -> None:
+        self._timer = None
+        if len(self._under_way) < _PARTIAL_BATCHES:
+            self._send()
+        else:
+            self._overdue = True
+
+    def _send(self) -> None:
+        items, self._queue = self._queue[: self._batch_size], self._queue[self._batch_size :]
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._overdue = False
+        if items:
+            task = self._loop.create_task(self._see_through(items))
+            self._under_way.add(task)
+            task.add_done_callback(self._ended)
+        if self._queue:
+            self._timer = self._loop.call_later(self._batch_wait, self._wait_over)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._under_way.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # Its messages stay unacknowledged: the broker sends them again on the next connection.
+            _log.error("batch_failed", error=type(error).__name__, exc_info=error)
+        if self._overdue and len(self._under_way) < _PARTIAL_BATCHES:
+            self._send()
+
+    async def _see_through(self, items: list[tuple[common_pb2.Detection, Delivery]]) -> None:
+        try:
+            await self._store_and_match(items)
+        except errors.MeshError as error:
+            if len(items) > 1:  # one of them is what nobody can take: find it, and use the others
+                middle = len(items) // 2
+                await self._see_through(items[:middle])
+                await self._see_through(items[middle:])
+                return
+            detection = items[0][0]
+            self._on_problems(detection.camera, [Problem(error.reason, _item_field(detection), str(error))])
+        self._finish(items)
+
+    def _finish(self, items: list[tuple[common_pb2.Detection, Delivery]]) -> None:
+        for _, delivery in items:
+            self._acknowledgements.done(delivery)
+
+    async def _store_and_match(self, items: list[tuple[common_pb2.Detection, Delivery]]) -> None:
+        detections = [detection for detection, _ in items]
+        faces = [detection for detection in detections if detection.HasField("embedding")]
+        storing = self._history.send(history_pb2.AppendDetectionsRequest(parent=self._parent, detections=detections))
+        if faces:
+            stored, matched = await asyncio.gather(
+                storing, self._match.send(match_pb2.MatchDetectionsRequest(parent=self._parent, detections=faces))
+            )
+        else:
+            stored, matched = await storing, match_pb2.MatchDetectionsResponse()
+        appearances = {item.detection_id: item.appearance for item in stored.stored}
+        await self._raise_alerts(detections, matched, appearances)
+        self.detections += len(detections)
+        firsts = {item.detection_id for item in stored.stored if item.first}
+        if firsts:
+            for detection in detections:
+                if detection.detection_id in firsts:
+                    self._on_sighting(detection, appearances[detection.detection_id], history_pb2.FRAME_KIND_ENTRY)
+        if stored.errors or matched.errors:
+            self._report(detections, stored.errors)
+            self._report(faces, matched.errors)
+
+    async def _raise_alerts(
+        self,
+        detections: list[common_pb2.Detection],
+        matched: match_pb2.MatchDetectionsResponse,
+        appearances: dict[str, str],
+    ) -> None:
+        if not matched.results:
+            return
+        by_id = {detection.detection_id: detection for detection in detections}
+        candidates: dict[tuple[str, str], alert_pb2.AlertCandidate] = {}
+        for result in matched.results:
+            appearance = appearances.get(result.detection_id)
+            if appearance is None or not result.matches:  # refused by history, which says why
+                continue
+            best = result.matches[0]
+            key = (appearance, best.poi)
+            if key in self._raised:
+                self._raised.move_to_end(key)
+            elif key not in candidates:
+                candidates[key] = _candidate(by_id[result.detection_id], appearance, best)
+        if not candidates:
+            return
+        created = await self._alerts.raise_alerts(list(candidates.values()))
+        self.raised_alerts += created
+        for key, candidate in candidates.items():
+            self._raised[key] = None
+            self._on_sighting(by_id[candidate.detection_id], candidate.appearance, history_pb2.FRAME_KIND_MATCH)
+        while len(self._raised) > _REMEMBERED_ALERTS:
+            self._raised.popitem(last=False)
+
+    def _report(self, sent: list[common_pb2.Detection], refused: Iterable[common_pb2.ItemError]) -> None:
+        for item in refused:
+            detection = sent[item.index]
+            error = errors.from_status(item.status)
+            self._on_problems(detection.camera, [Problem(error.reason, _item_field(detection), str(error))])
+
+
+def _candidate(detection: common_pb2.Detection, appearance: str, best: match_pb2.Match) -> alert_pb2.AlertCandidate:
+    candidate = alert_pb2.AlertCandidate(
+        match=best,
+        appearance=appearance,
+        camera=detection.camera,
+        detection_id=detection.detection_id,
+        detect_time=detection.detect_time,
+    )
+    for box in ("person_box", "face_box"):
+        if detection.HasField(box):
+            getattr(candidate, box).CopyFrom(getattr(detection, box))
+    return candidate
+
+
+def _item_field(detection: common_pb2.Detection) -> str:
+    return f"object {detection.object_id}"
