@@ -6,11 +6,12 @@ that is logged may hold the contents of a request, an embedding, an image or a p
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from collections.abc import Callable
 from threading import Thread
-from typing import Any, Final
+from typing import Any, Final, TextIO, cast
 from wsgiref.simple_server import WSGIServer
 
 import orjson
@@ -21,6 +22,19 @@ from mesh.settings import split_host_port
 
 LATENCY_BUCKETS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Histogram buckets in seconds, for a mesh whose aims lie between 1 ms (a match) and 1 s (a search)."""
+
+
+class _Stderr(io.TextIOBase):
+    """Whatever sys.stderr is at the time of writing: who replaces it (test runners do) gets the logs too."""
+
+    def write(self, text: str, /) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+_STDERR: Final = cast(TextIO, _Stderr())
 
 
 def configure(level: str, log_format: str, service: str) -> None:
@@ -40,9 +54,9 @@ def configure(level: str, log_format: str, service: str) -> None:
     structlog.configure(
         processors=[*shared, *_renderers(log_format)],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(_STDERR),
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(_STDERR)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
