@@ -13,7 +13,7 @@ STUBS := gen/.stamp
 NODE := node_modules/.package-lock.json
 # Directories too: a contract that was added, renamed or removed changes theirs.
 CONTRACTS := $(shell find proto third_party/proto -mindepth 1 -name '*.proto' -o -mindepth 1 -type d)
-CODE := $(wildcard mesh embed_svc match_svc history_svc alert_svc ingest_svc clients demo bench scripts tests)
+CODE := $(wildcard mesh embed_svc match_svc history_svc alert_svc ingest_svc clients demo bench deploy scripts tests)
 IMAGE ?= poi-mesh:dev
 
 # Debian keeps servers where an ordinary user's PATH does not look.
