@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TypeVar
 
 from mesh.errors import Draining
@@ -11,7 +11,7 @@ from mesh.errors import Draining
 T = TypeVar("T")
 
 
-async def until_drained(source: AsyncIterator[T], draining: asyncio.Event) -> AsyncIterator[T]:
+async def until_drained(source: AsyncIterator[T], draining: asyncio.Event) -> AsyncGenerator[T, None]:
     """The items of `source` until it ends or `draining` is set; then raises `errors.Draining`.
 
     Works on both sides of an RPC: around a request stream, and around what a response stream is made of. Only the

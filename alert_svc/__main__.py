@@ -1,0 +1,28 @@
+"""`python -m alert_svc`: serves the alert service until SIGTERM."""
+
+from poi.v1 import alert_pb2_grpc
+
+from alert_svc.log import AlertLog
+from alert_svc.service import SERVICE, AlertServicer
+from alert_svc.settings import AlertSettings
+from mesh import redis
+from mesh.server import Server, run
+from mesh.settings import load
+
+
+async def main() -> None:
+    """Builds the parts in order and serves."""
+    settings = load(AlertSettings)
+    server = Server(settings)
+    client = redis.connect(settings.redis_url)
+    server.on_stop(client.aclose)
+    log = AlertLog(
+        client, retention_days=settings.retention_days, ring=settings.ring, heartbeat=settings.heartbeat_seconds
+    )
+    servicer = AlertServicer(log, server.draining)
+    server.add(alert_pb2_grpc.add_AlertServiceServicer_to_server, servicer, SERVICE)
+    await server.serve()
+
+
+if __name__ == "__main__":
+    run(main)

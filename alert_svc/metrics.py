@@ -1,0 +1,13 @@
+"""What the alert service counts."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from mesh.telemetry import LATENCY_BUCKETS
+
+RAISED = Counter("poi_alerts_raised_total", "Alerts that were created.")
+DUPLICATES = Counter("poi_alert_duplicates_total", "Candidates whose person had an alert in that appearance already.")
+REFUSED = Counter("poi_alert_candidates_refused_total", "Candidates that were refused.")
+STREAMS = Gauge("poi_alert_streams", "StreamAlerts calls that are open.")
+LAG = Histogram(
+    "poi_alert_stream_lag_seconds", "From a live change to its handing over to a stream.", buckets=LATENCY_BUCKETS
+)

@@ -1,0 +1,114 @@
+"""poi.v1.AlertService: translates between the contract and the alert log."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any, Final, TypeAlias
+
+import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+from poi.v1 import alert_pb2, alert_pb2_grpc, common_pb2
+
+from alert_svc import metrics, stream
+from alert_svc.alerts import Action, new_alert, requested
+from alert_svc.log import AlertLog, now
+from mesh import errors, names, pages
+from mesh.streams import until_drained
+
+SERVICE: Final = "poi.v1.AlertService"
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"  # generic in its stubs only
+
+
+class AlertServicer(alert_pb2_grpc.AlertServiceServicer):
+    """The contract's methods."""
+
+    def __init__(self, log: AlertLog, draining: asyncio.Event) -> None:
+        """`draining`: set when the server is about to stop, which ends the streams."""
+        self._log, self._draining = log, draining
+
+    async def RaiseAlerts(
+        self, request: alert_pb2.RaiseAlertsRequest, context: Context
+    ) -> alert_pb2.RaiseAlertsResponse:
+        """One alert for each person and appearance; bad candidates are answered one by one."""
+        (store_id,) = names.parse_store(request.parent)
+        response, alerts, time = alert_pb2.RaiseAlertsResponse(), list[alert_pb2.Alert](), now()
+        for index, candidate in enumerate(request.candidates):
+            raised = response.alerts.add()
+            try:
+                alert = new_alert(candidate, store_id, time, f"candidates[{index}]")
+            except errors.InvalidArgument as error:
+                status = errors.to_status(error)
+                response.errors.append(common_pb2.ItemError(index=index, item_id=candidate.detection_id, status=status))
+            else:
+                raised.alert = alert.name
+                alerts.append(alert)
+        created = iter(await self._log.raise_all(store_id, alerts) if alerts else [])
+        for raised in response.alerts:
+            if raised.alert:
+                raised.created = next(created)
+        fresh = sum(raised.created for raised in response.alerts)
+        metrics.RAISED.inc(fresh)
+        metrics.DUPLICATES.inc(len(alerts) - fresh)
+        metrics.REFUSED.inc(len(response.errors))
+        return response
+
+    async def StreamAlerts(
+        self, request: alert_pb2.StreamAlertsRequest, context: Context
+    ) -> AsyncIterator[alert_pb2.StreamAlertsResponse]:
+        """The log after the start that was asked for, then live, until the client leaves or the server drains."""
+        (store_id,) = names.parse_store(request.parent)
+        wanted = requested(request, store_id, alert_pb2.ALERT_STATE_UNSPECIFIED)
+        if request.WhichOneof("start") == "cursor" and not request.cursor:
+            raise errors.InvalidArgument(violations=[("cursor", "must not be empty")], reason="INVALID_CURSOR")
+        start_time = _time(request, "start_time")
+        responses = stream.responses(self._log, store_id, wanted, cursor=request.cursor, start_time=start_time)
+        async with aclosing(until_drained(responses, self._draining)) as live:
+            async for response in live:
+                yield response
+
+    async def ListAlerts(self, request: alert_pb2.ListAlertsRequest, context: Context) -> alert_pb2.ListAlertsResponse:
+        """A page of alerts, newest first."""
+        (store_id,) = names.parse_store(request.parent)
+        alerts, before = await self._log.list(
+            store_id,
+            requested(request, store_id, request.state),
+            start=_time(request.interval, "start_time", "interval."),
+            end=_time(request.interval, "end_time", "interval."),
+            before=str(pages.decode(request.page_token, request).get("before", "")),
+            limit=pages.clamp(request.page_size, 50, 1000),
+        )
+        token = pages.encode({"before": before}, request) if before else ""
+        return alert_pb2.ListAlertsResponse(alerts=alerts, next_page_token=token)
+
+    async def GetAlert(self, request: alert_pb2.GetAlertRequest, context: Context) -> alert_pb2.Alert:
+        """One alert."""
+        return await self._log.get(request.name)
+
+    async def AcknowledgeAlert(self, request: alert_pb2.AcknowledgeAlertRequest, context: Context) -> alert_pb2.Alert:
+        """NEW becomes ACKNOWLEDGED."""
+        return await self._log.act(request.name, _action(request, alert_pb2.ALERT_STATE_ACKNOWLEDGED))
+
+    async def ResolveAlert(self, request: alert_pb2.ResolveAlertRequest, context: Context) -> alert_pb2.Alert:
+        """NEW or ACKNOWLEDGED becomes RESOLVED."""
+        return await self._log.act(request.name, _action(request, alert_pb2.ALERT_STATE_RESOLVED))
+
+
+def _action(
+    request: alert_pb2.AcknowledgeAlertRequest | alert_pb2.ResolveAlertRequest, state: alert_pb2.AlertState.ValueType
+) -> Action:
+    return Action(state, request.actor, request.note, request.etag)
+
+
+def _time(
+    message: alert_pb2.StreamAlertsRequest | common_pb2.Interval, field: str, prefix: str = ""
+) -> Timestamp | None:
+    if not message.HasField(field):  # type: ignore[arg-type]
+        return None
+    value: Timestamp = getattr(message, field)
+    try:
+        value.ToDatetime()
+    except (ValueError, OverflowError):
+        raise errors.InvalidArgument(violations=[(f"{prefix}{field}", "is not a time")]) from None
+    return value
