@@ -6,8 +6,8 @@ A person's stay in a zone
 - ends at its last sight when they vanish: not in any update for longer than `gap`. Who is back sooner goes on with it.
 
 The scene may fall silent, too. For up to `silence` between two updates nobody is missed; a longer pause ends every
-visit at its last sight. The caller, who has a clock, may say so before the next update comes (`fall_silent`). If updates
-turn up late all the same, what was closed is reopened or corrected: the visits depend on the updates alone and not on
+visit at its last sight. The caller, who has a clock, may say so before the next update comes (`fall_silent`). If they
+turn up late all the same, what was closed is reopened or corrected: visits depend on the updates alone and not on
 when they arrive.
 """
 

@@ -1,0 +1,1 @@
+"""History of every detection, and who was where: appearances, frames, zone visits."""
