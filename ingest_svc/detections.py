@@ -48,7 +48,7 @@ class DetectionFlow:
         on_sighting: OnSighting,
         on_problems: OnProblems,
     ) -> None:
-        """`on_sighting(detection, appearance, why)` is told of new appearances and alerts, `on_problems` of refusals."""
+        """`on_sighting(detection, appearance, kind)` is told of new appearances and alerts, `on_problems` of bad items."""
         self._parent = parent
         self._history = history
         self._match = match
