@@ -44,7 +44,7 @@ class Replay:
             carries the time at which it is published (at speed 1 the first one does too), so that no event lies in the
             future.
         evidence: answers requests for camera frames while the replay runs, and `linger_s` longer.
-        on_progress: called by the thread that runs, about ten times a second and at the end.
+        on_progress: called by the thread that runs, about ten times a second and when all is confirmed.
         repeat_seconds: how many seconds of confirmed messages are published again after the connection was lost; they
             are kept in memory so long.
         confirm_timeout_s: how long to wait at the end until the broker has confirmed everything.
@@ -108,9 +108,9 @@ class Replay:
                     reported = monotonic()
                     self._on_progress(self._progress())
             publisher.flush(self._confirm_timeout_s)
-            publisher.work(self._linger_s)
             progress = self._progress()
             self._on_progress(progress)
+            publisher.work(self._linger_s)
             return progress
         finally:
             publisher.close()

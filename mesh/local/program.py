@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -105,19 +105,11 @@ class Program(ABC):
         Raises:
             LaunchError: as for `start`.
         """
-        assert self._process is not None, "spawn first"
-        deadline = monotonic() + self._start_timeout
-        while not self._is_ready():
-            try:
-                # Foreign programs have no common way to call back; this waits for an early end and is the pause too.
-                code = self._process.wait(timeout=0.02)
-            except subprocess.TimeoutExpired:
-                if monotonic() > deadline:
-                    self.kill()
-                    raise self._launch_error(f"did not answer within {self._start_timeout:g} s") from None
-            else:
-                self._process = None
-                raise self._launch_error(f"ended with status {code}")
+        try:
+            self._wait_for(self._is_ready, self._start_timeout)
+        except TimeoutError:
+            self.kill()
+            raise self._launch_error(f"did not answer within {self._start_timeout:g} s") from None
 
     def kill(self) -> None:
         """SIGKILL to the program and its children, as a crash would; returns when it is gone. Idempotent."""
@@ -151,6 +143,22 @@ class Program(ABC):
                 process.wait()
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # what it may have left in its group
+
+    def _wait_for(self, condition: Callable[[], bool], timeout: float) -> None:
+        """Raises TimeoutError, or LaunchError where the program ends meanwhile."""
+        if self._process is None:
+            raise RuntimeError(f"{self.name} is not running")
+        deadline = monotonic() + timeout
+        while not condition():
+            try:
+                # Foreign programs have no common way to call back; this waits for an early end and is the pause too.
+                code = self._process.wait(timeout=0.02)
+            except subprocess.TimeoutExpired:
+                if monotonic() > deadline:
+                    raise TimeoutError from None
+            else:
+                self._process = None
+                raise self._launch_error(f"ended with status {code}")
 
     def _launch_error(self, what: str) -> LaunchError:
         tail = self.log_tail() or "(its log is empty)"
