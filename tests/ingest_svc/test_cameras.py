@@ -304,10 +304,8 @@ def test_no_problem_holds_an_embedding() -> None:
     assert str(float(VECTOR[0]))[:8] not in text
 
 
-KEYS = (
-    "id timestamp objects person face sub_objects bounding_box_px x y width height metadata reid embedding_vector "
-    "model_name confidence category"
-).split()
+KEYS = ["id", "timestamp", "objects", "person", "face", "sub_objects", "bounding_box_px", "x", "y", "width", "height"]
+KEYS += ["metadata", "reid", "embedding_vector", "model_name", "confidence", "category"]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
     lambda children: (
