@@ -187,7 +187,7 @@ def test_messages_that_the_broker_confirmed_and_forgot_come_again(broker: Broker
     publisher.connect()
     for number in range(10):
         publisher.publish("news", b'{"timestamp": "%d"}' % number)
-    publisher.flush(5)
+        publisher.flush(5)
 
     broker.kill()  # fewer changes than it takes to write them down
     broker.start()
