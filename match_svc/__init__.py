@@ -1,0 +1,13 @@
+"""Match service: the registry of persons of interest, and the comparison of faces with the gallery of their references.
+
+The registry and its log are in Redis (`registry`, `log`); every replica follows the log (`follower`) and holds the
+gallery in memory (`gallery`, `index`), so that a match costs no network. `matching` compares, `decisions` remembers
+whom a track was recognised as, `enrolment` and `profiles` make and change persons; `service` translates all that to
+gRPC.
+"""
+
+import os
+
+# OpenBLAS reads it once, when numpy is loaded. Searches run in threads of our own: with two BLAS threads each, they
+# fight for the same cores and lose (measured 4x).
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -1,0 +1,59 @@
+"""`python -m match_svc`: settings, parts, server."""
+
+from __future__ import annotations
+
+from poi.v1 import embedding_pb2_grpc, match_pb2_grpc, poi_pb2_grpc
+
+from match_svc.decisions import Decisions
+from match_svc.enrolment import Enrolment
+from match_svc.follower import Follower
+from match_svc.log import LogReader
+from match_svc.matching import Matcher
+from match_svc.registry import Registry
+from match_svc.service import MatchServicer, PoiServicer
+from match_svc.settings import MatchServerSettings
+from mesh import channels
+from mesh import redis as mesh_redis
+from mesh.aio import Background
+from mesh.server import Server, run
+from mesh.settings import load
+
+SERVICES = ("poi.v1.PoiService", "poi.v1.MatchService")
+
+
+async def main() -> None:
+    """Serve until told to stop."""
+    settings = load(MatchServerSettings)
+    server = Server(settings)
+
+    def set_serving(serving: bool) -> None:
+        for service in SERVICES:
+            server.set_serving(service, serving)
+
+    redis = mesh_redis.connect(settings.redis_url)
+    embed = channels.connect(settings.embed_target, max_message_bytes=settings.max_message_bytes)
+    follower = Follower(
+        LogReader(redis), settings.default_threshold, settings.write_wait_seconds, lambda: set_serving(True)
+    )
+    registry = Registry(redis, settings.log_length, follower.settled)
+    decisions = Decisions(redis, settings.decision_seconds, settings.decision_tracks, settings.decision_timeout)
+    matcher = Matcher(decisions, settings.max_matches, settings.search_threads)
+    enrolment = Enrolment(registry, embedding_pb2_grpc.EmbeddingServiceStub(embed), settings.embed_timeout)
+
+    server.add(poi_pb2_grpc.add_PoiServiceServicer_to_server, PoiServicer(registry, enrolment), SERVICES[0])
+    server.add(
+        match_pb2_grpc.add_MatchServiceServicer_to_server,
+        MatchServicer(registry, follower, matcher, settings.default_threshold, server.draining),
+        SERVICES[1],
+    )
+    set_serving(False)  # until the registry was loaded
+    background = Background()
+    for close in (redis.aclose, embed.close, matcher.close, follower.close, background.close):
+        server.on_stop(close)
+    background.start("follow", follower.run)
+    background.start("write_decisions", decisions.run)
+    await server.serve()
+
+
+if __name__ == "__main__":
+    run(main)

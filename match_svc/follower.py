@@ -1,0 +1,201 @@
+"""Keeps this replica's galleries equal to the registry, by following its log."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import structlog
+from google.protobuf.message import DecodeError
+from poi.v1 import poi_pb2
+from redis.exceptions import ConnectionError, TimeoutError
+
+from match_svc import metrics
+from match_svc.gallery import Builder, Snapshot, empty
+from match_svc.log import Change, LogReader
+from match_svc.registry import decode
+from mesh.errors import Unavailable
+
+_log = structlog.get_logger(__name__)
+_T = TypeVar("_T")
+
+_RECONNECT_SECONDS = 0.25
+_LOAD_WAIT_SECONDS = 4.0
+"""What a call waits for the first load: less than clients' usual deadline of 5 s, so that they learn why."""
+
+
+class Follower:
+    """The galleries of all stores, loaded once and then changed as the log says.
+
+    While Redis is away the galleries stay as they are and go on matching. A gap in the log's revisions, or a revision
+    that went back, means that changes were missed (the log was trimmed meanwhile, Redis was reset): then all is loaded
+    anew.
+    """
+
+    def __init__(
+        self, log: LogReader, default_threshold: float, write_wait_seconds: float, on_loaded: Callable[[], None]
+    ) -> None:
+        """`on_loaded` is called after the first load; `write_wait_seconds` bounds `settled`."""
+        self._log = log
+        self._default_threshold = default_threshold
+        self._write_wait_seconds = write_wait_seconds
+        self._on_loaded = on_loaded
+        # Builders are touched in this one thread only, so that parsing and copying stall no match.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="gallery")
+        self._builders: dict[str, Builder] = {}
+        self._thresholds: dict[str, float] = {}
+        self._galleries: dict[str, Snapshot] = {}
+        self._position = b""
+        self._revision = -1
+        self._progress = asyncio.Condition()
+
+    def gallery(self, store: str) -> Snapshot:
+        """The store's gallery now."""
+        return self._galleries.get(store) or empty(store)
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the registry was loaded."""
+        return self._revision >= 0
+
+    async def wait_loaded(self) -> None:
+        """Return when the registry was loaded. Raises Unavailable when that takes longer than a call can wait."""
+        if not self.loaded and not await self._reached(0, _LOAD_WAIT_SECONDS):
+            raise Unavailable("the gallery is being loaded", reason="GALLERY_LOADING", retry_after=1.0)
+
+    async def settled(self, revision: int) -> None:
+        """Return when the galleries have this revision, or after a while all the same: the change is durable anyway."""
+        if not await self._reached(revision, self._write_wait_seconds):
+            _log.warning("gallery_behind", gallery_revision=self._revision, wanted_revision=revision)
+
+    async def run(self) -> None:
+        """Load and follow, for ever."""
+        away = False
+        while True:
+            try:
+                if not self.loaded or away:
+                    await self._catch_up()
+                away = False
+                await self._follow()
+            except (ConnectionError, TimeoutError, OSError) as error:
+                if not away:
+                    _log.warning("registry_unreachable", error=type(error).__name__, gallery_revision=self._revision)
+                away = True
+                await asyncio.sleep(_RECONNECT_SECONDS)
+
+    async def close(self) -> None:
+        """Let the builders' thread end."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _reached(self, revision: int, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds), self._progress:
+                await self._progress.wait_for(lambda: self._revision >= revision)
+        except builtins.TimeoutError:
+            return False
+        return True
+
+    async def _follow(self) -> None:
+        """Apply what the log brings until a load is due."""
+        while True:
+            position, changes = await self._log.wait(self._position)
+            if not changes:
+                await self._catch_up()
+                continue
+            await self._apply(position, changes)
+
+    async def _catch_up(self) -> None:
+        """Load everything, unless the registry is where we are or just ahead."""
+        if self.loaded:
+            changes, revision = await self._log.look(self._position)
+            if changes or revision == self._revision:
+                return
+            _log.warning("registry_reset", gallery_revision=self._revision, registry_revision=revision)
+        await self._load()
+
+    async def _apply(self, position: bytes, changes: list[Change]) -> None:
+        expected = range(self._revision + 1, self._revision + 1 + len(changes))
+        if any(change.revision != number for change, number in zip(changes, expected, strict=True)):
+            _log.warning("registry_log_gap", gallery_revision=self._revision, next_revision=changes[0].revision)
+            await self._load()
+            return
+        by_store: dict[str, list[Change]] = defaultdict(list)
+        for change in changes:
+            by_store[change.store].append(change)
+        snapshots = {}
+        for store, of_store in by_store.items():
+            if any(not change.poi_id for change in of_store):
+                await self._read_threshold(store)
+            records = await self._log.lookup(store, {change.poi_id for change in of_store if change.poi_id})
+            builder = self._builders.setdefault(store, self._new_builder(store))
+            snapshots[store] = await self._in_thread(
+                _apply, builder, records, self._threshold(store), of_store[-1].revision
+            )
+        await self._publish({**self._galleries, **snapshots}, position, changes[-1].revision, snapshots)
+
+    async def _load(self) -> None:
+        start = await self._log.start()
+        builders, snapshots = {}, {}
+        for store, revision in start.stores.items():
+            await self._read_threshold(store)
+            builders[store] = builder = self._new_builder(store)
+            threshold = self._threshold(store)
+            snapshots[store] = await self._in_thread(_apply, builder, {}, threshold, revision)
+            async for records in self._log.records(store):
+                snapshots[store] = await self._in_thread(_apply, builder, records, threshold, revision)
+        first = not self.loaded
+        self._builders = builders
+        gone = self._galleries.keys() - snapshots.keys()
+        await self._publish(snapshots, start.position, start.revision, {**snapshots, **{s: empty(s) for s in gone}})
+        metrics.LOADS.inc()
+        _log.info(
+            "gallery_loaded",
+            stores=len(snapshots),
+            people=sum(snapshot.size for snapshot in snapshots.values()),
+            revision=start.revision,
+        )
+        if first:
+            self._on_loaded()
+
+    async def _publish(
+        self, galleries: dict[str, Snapshot], position: bytes, revision: int, changed: Mapping[str, Snapshot]
+    ) -> None:
+        self._galleries, self._position = galleries, position
+        for store, snapshot in changed.items():
+            metrics.PEOPLE.labels(store).set(snapshot.size)
+            metrics.ROWS.labels(store).set(snapshot.rows)
+        metrics.REVISION.set(revision)
+        async with self._progress:
+            self._revision = revision
+            self._progress.notify_all()
+
+    async def _read_threshold(self, store: str) -> None:
+        threshold = await self._log.threshold(store)
+        self._thresholds[store] = self._default_threshold if threshold is None else threshold
+
+    def _threshold(self, store: str) -> float:
+        return self._thresholds.get(store, self._default_threshold)
+
+    def _new_builder(self, store: str) -> Builder:
+        return Builder(store, self._threshold(store))
+
+    async def _in_thread(self, work: Callable[..., _T], *args: Any) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
+
+
+def _apply(builder: Builder, records: Mapping[str, bytes | None], threshold: float, revision: int) -> Snapshot:
+    return builder.apply(dict(_decoded(records.items())), threshold, revision)
+
+
+def _decoded(records: Iterable[tuple[str, bytes | None]]) -> Iterable[tuple[str, poi_pb2.Poi | None]]:
+    for poi_id, value in records:
+        try:
+            yield poi_id, None if value is None else decode(value)
+        except (DecodeError, UnicodeDecodeError):
+            # One record that somebody damaged must not keep the others from being matched.
+            _log.error("record_unreadable", poi_id=poi_id)
+            yield poi_id, None

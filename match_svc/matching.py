@@ -1,0 +1,175 @@
+"""Compares faces with the gallery: the hot path. Per detection there are a few look-ups; the rest is per batch."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from poi.v1 import common_pb2
+
+from match_svc import metrics
+from match_svc.decisions import Decisions, Track
+from match_svc.gallery import DIMENSION, Match, Snapshot
+from match_svc.index import Floats
+from mesh import names
+from mesh.embeddings import FACE_MODEL, decode_batch
+from mesh.errors import FailedPrecondition, InvalidArgument, MeshError
+
+_INLINE_PAIRS = 16_384
+"""Up to so many comparisons (0.2 ms or so) a search runs where it is: a thread would cost as much again."""
+_LONGEST_ID = 256
+
+Problems = dict[int, MeshError]
+
+
+class Batch(NamedTuple):
+    """What faces were matched to, by their position: who matched somebody, and who could not be used."""
+
+    matches: dict[int, list[Match]]
+    problems: Problems
+
+
+class Matcher:
+    """Matches faces with a snapshot of the gallery. Large searches run in a bounded pool of threads."""
+
+    def __init__(self, decisions: Decisions, most: int, threads: int) -> None:
+        """`most` persons at most are found for a detection."""
+        self._decisions = decisions
+        self._most = most
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="search")
+
+    async def faces(self, gallery: Snapshot, embeddings: Sequence[common_pb2.Embedding], most: int) -> Batch:
+        """Match faces of which nothing else is known; `most` persons each, the usual number when 0."""
+        probes, is_aligned, problems = _probes(embeddings, "embeddings[{}]")
+        usable = [position for position in range(len(embeddings)) if position not in problems]
+        found = await self._search(gallery, probes[usable], is_aligned[usable], most or self._most, time.time())
+        return _batch(usable, found, problems)
+
+    async def detections(self, gallery: Snapshot, detections: Sequence[common_pb2.Detection]) -> Batch:
+        """Match detections of one store's cameras."""
+        probes, is_aligned, problems = _probes(
+            [detection.embedding for detection in detections], "detections[{}].embedding"
+        )
+        usable: list[int] = []
+        tracks: list[Track] = []
+        for position, detection in enumerate(detections):
+            camera, object_id = detection.camera, detection.object_id
+            if (
+                object_id
+                and len(object_id) <= _LONGEST_ID
+                and detection.detection_id
+                and detection.HasField("detect_time")
+                and _is_camera(camera, gallery.store)
+            ):
+                if position not in problems:
+                    usable.append(position)
+                    tracks.append(Track(camera, object_id))
+            else:
+                problems[position] = _incomplete(position, detection, gallery.store)
+        if not gallery.size:
+            return _batch(usable, [[] for _ in usable], problems)
+        if len(usable) < len(detections):
+            probes, is_aligned = probes[usable], is_aligned[usable]
+        found = await self._tracked(gallery, probes, is_aligned, tracks)
+        return _batch(usable, found, problems)
+
+    async def close(self) -> None:
+        """Let the threads end."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _tracked(
+        self, gallery: Snapshot, probes: Floats, is_aligned: NDArray[np.bool_], tracks: Sequence[Track]
+    ) -> list[list[Match]]:
+        """The persons each track is known to be, where it still is; else whom the whole gallery says."""
+        now = time.time()
+        known = await self._decisions.lookup(gallery, tracks)
+        asked = sum(1 for people in known if people)
+        found = gallery.verify(probes, is_aligned, known, self._most, now) if asked else [[] for _ in tracks]
+        rest = [position for position, matches in enumerate(found) if not matches]
+        hits = len(tracks) - len(rest)
+        metrics.DECISION_HITS.inc(hits)
+        metrics.DECISION_MISSES.inc(asked - hits)
+        if rest:
+            if len(rest) < len(tracks):
+                probes, is_aligned = probes[rest], is_aligned[rest]
+            searched = await self._search(gallery, probes, is_aligned, self._most, now)
+            decided = []
+            for position, matches in zip(rest, searched, strict=True):
+                found[position] = matches
+                if matches or known[position]:
+                    decided.append((tracks[position], tuple(match.person for match in matches)))
+            self._decisions.decide(gallery, decided)
+        return found
+
+    async def _search(
+        self, gallery: Snapshot, probes: Floats, is_aligned: NDArray[np.bool_], most: int, now: float
+    ) -> list[list[Match]]:
+        started = time.perf_counter()
+        if len(probes) * gallery.rows <= _INLINE_PAIRS:
+            found = gallery.search(probes, is_aligned, most, now)
+        else:
+            found = await asyncio.get_running_loop().run_in_executor(
+                self._pool, gallery.search, probes, is_aligned, most, now
+            )
+        metrics.SEARCH_SECONDS.observe(time.perf_counter() - started)
+        return found
+
+
+def _probes(
+    embeddings: Sequence[common_pb2.Embedding], field: str
+) -> tuple[Floats, NDArray[np.bool_], dict[int, MeshError]]:
+    """(n, d) vectors of norm 1, (n,) whether aligned, and what is wrong with some of them (whose vectors are zero)."""
+    vectors, bad = decode_batch(embeddings, model=FACE_MODEL, dimension=DIMENSION)
+    norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+    probes: Floats = vectors / np.maximum(norms, 0.5)[:, None]  # pipelines that round are up to 1 % off
+    is_aligned = np.array([embedding.alignment == common_pb2.ALIGNMENT_ALIGNED for embedding in embeddings], np.bool_)
+    return probes, is_aligned, {at: _unusable(embeddings[at], field.format(at), why) for at, why in bad.items()}
+
+
+def _unusable(embedding: common_pb2.Embedding, field: str, why: str) -> MeshError:
+    if not embedding.ByteSize():
+        return InvalidArgument(violations=[(field, "is required")], reason="EMBEDDING_MISSING")
+    if embedding.model != FACE_MODEL:
+        return FailedPrecondition(
+            f"{field}.model: {why}",
+            reason="MODEL_MISMATCH",
+            metadata={"field": f"{field}.model", "expected": FACE_MODEL, "actual": embedding.model},
+        )
+    return InvalidArgument(violations=[(f"{field}.vector", why)], reason="INVALID_EMBEDDING")
+
+
+@lru_cache(maxsize=16_384)
+def _is_camera(name: str, store: str) -> bool:
+    """Whether it is the name of a camera of this store. Cameras are few and come again with every detection."""
+    try:
+        return names.parse_camera(name)[0] == store
+    except InvalidArgument:
+        return False
+
+
+def _incomplete(position: int, detection: common_pb2.Detection, store: str) -> MeshError:
+    field = f"detections[{position}]"
+    violations = [
+        (f"{field}.{name}", "is required") for name in ("detection_id", "object_id") if not getattr(detection, name)
+    ]
+    if len(detection.object_id) > _LONGEST_ID:
+        violations.append((f"{field}.object_id", f"is longer than {_LONGEST_ID}"))
+    if not detection.HasField("detect_time"):
+        violations.append((f"{field}.detect_time", "is required"))
+    if not _is_camera(detection.camera, store):
+        violations.append((f"{field}.camera", f"must look like stores/{store}/cameras/{{camera}}"))
+    return InvalidArgument(violations=violations, reason="INVALID_DETECTION")
+
+
+def _batch(usable: Sequence[int], found: Sequence[list[Match]], problems: Problems) -> Batch:
+    matches = {position: of_one for position, of_one in zip(usable, found, strict=True) if of_one}
+    metrics.FACES.inc(len(usable))
+    metrics.MATCHED.inc(len(matches))
+    metrics.REFUSED.inc(len(problems))
+    return Batch(matches, problems)

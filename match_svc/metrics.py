@@ -1,0 +1,26 @@
+"""What the match service tells Prometheus."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from mesh.telemetry import LATENCY_BUCKETS
+
+PEOPLE = Gauge("poi_gallery_people", "Persons of interest in this replica's gallery.", ["store"])
+ROWS = Gauge("poi_gallery_rows", "Rows that a search of this replica's gallery compares with.", ["store"])
+REVISION = Gauge("poi_gallery_revision", "Last change of the registry that this replica's gallery has.")
+LOADS = Counter("poi_gallery_loads_total", "Complete loads of the registry into this replica's gallery.")
+
+FACES = Counter("poi_match_faces_total", "Faces compared with the gallery.")
+MATCHED = Counter("poi_match_faces_matched_total", "Faces that matched somebody.")
+REFUSED = Counter("poi_match_faces_refused_total", "Faces that could not be used.")
+DECISION_HITS = Counter(
+    "poi_match_decision_hits_total", "Faces that still matched the persons their track had matched."
+)
+DECISION_MISSES = Counter(
+    "poi_match_decision_misses_total", "Faces that no longer did, and were searched in the whole gallery."
+)
+DECISION_ERRORS = Counter("poi_match_decision_errors_total", "Times that Redis did not give or take decisions in time.")
+SEARCH_SECONDS = Histogram(
+    "poi_match_search_seconds", "Searches of the whole gallery, one a batch, waiting included.", buckets=LATENCY_BUCKETS
+)

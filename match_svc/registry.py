@@ -1,0 +1,274 @@
+"""The registry of persons of interest in Redis, and the log of its changes that every replica follows.
+
+One script makes a change: record, order, revision, log and request id move together or not at all. All keys share the
+hash tag `{gallery}`: the log is one for all stores, so the records must lie in its slot for the script to be atomic.
+
+    poi:{gallery}:log                  stream: each change as r(evision), s(tore), p(oi; empty for its settings)
+    poi:{gallery}:revision             counter of changes; each entry of the log has the next one
+    poi:{gallery}:revisions            hash: store -> revision of its last change
+    poi:{gallery}:settings             hash: store -> MatchSettings
+    poi:{gallery}:pois:<store>         hash: POI -> "<revision>:" and a Poi with all embeddings
+    poi:{gallery}:order:<store>        sorted set: POI by the revision that enrolled it
+    poi:{gallery}:request:<store>:<h>  string: what a request has done, so that it is never done twice
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+from poi.v1 import match_pb2, poi_pb2
+
+from mesh import names
+from mesh.errors import Aborted, AlreadyExists, InvalidArgument, NotFound
+from mesh.redis import Redis
+
+LOG: Final = "poi:{gallery}:log"
+REVISION: Final = "poi:{gallery}:revision"
+REVISIONS: Final = "poi:{gallery}:revisions"
+SETTINGS: Final = "poi:{gallery}:settings"
+
+_REQUEST_SECONDS = 24 * 3600
+_ATTEMPT_SECONDS = 60
+"""How long a write without a request id is remembered: for as long as the connection may repeat it."""
+_RACES = 10
+"""How often a change without an etag is tried again after somebody else's came between."""
+
+# Repeating it (as the connection does when an answer got lost) gives the answer of the first time.
+_WRITE = """
+local before = redis.call('GET', KEYS[6])
+if before then return {'repeated', before} end
+local record = redis.call('HGET', KEYS[1], ARGV[2])
+local revision = record and string.match(record, '^%d+') or ''
+if revision ~= ARGV[3] then return {'conflict', revision} end
+revision = redis.call('INCR', KEYS[4])
+if ARGV[4] == '' then
+  redis.call('HDEL', KEYS[1], ARGV[2])
+  redis.call('ZREM', KEYS[2], ARGV[2])
+else
+  redis.call('HSET', KEYS[1], ARGV[2], revision .. ':' .. ARGV[4])
+  redis.call('ZADD', KEYS[2], 'NX', revision, ARGV[2])
+end
+redis.call('HSET', KEYS[5], ARGV[1], revision)
+redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[7], '*', 'r', revision, 's', ARGV[1], 'p', ARGV[2])
+redis.call('SET', KEYS[6], revision .. ' ' .. ARGV[2] .. ' ' .. ARGV[5], 'EX', ARGV[6])
+return {'done', tostring(revision)}
+"""
+
+_CONFIGURE = """
+local revision = redis.call('INCR', KEYS[2])
+redis.call('HSET', KEYS[4], ARGV[1], ARGV[2])
+redis.call('HSET', KEYS[3], ARGV[1], revision)
+redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[3], '*', 'r', revision, 's', ARGV[1], 'p', '')
+return revision
+"""
+
+
+def pois_key(store: str) -> str:
+    """The hash of a store's records."""
+    return f"poi:{{gallery}}:pois:{store}"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request that its caller may send again."""
+
+    id: str = ""
+    """Of the caller's request id, empty for none."""
+    fingerprint: str = ""
+    """Of the content."""
+
+    @classmethod
+    def of(cls, message: poi_pb2.CreatePoiRequest | poi_pb2.AddReferenceRequest) -> Request:
+        """The identity of a message that has a `request_id`."""
+        if not message.request_id:
+            return cls()
+        content = message.SerializeToString(deterministic=True)
+        name = f"{message.DESCRIPTOR.name} {message.request_id}"
+        return cls(_digest(name.encode()), _digest(content))
+
+
+class Registry:
+    """Reads and changes the registry. Raises what redis raises when Redis cannot be reached."""
+
+    def __init__(self, redis: Redis, log_length: int, settled: Callable[[int], Awaitable[None]]) -> None:
+        """Every change awaits `settled(revision)` before it is answered."""
+        self._redis = redis
+        self._log_length = log_length
+        self._settled = settled
+        self._write = redis.register_script(_WRITE)
+        self._configure = redis.register_script(_CONFIGURE)
+
+    async def get(self, store: str, poi_id: str) -> poi_pb2.Poi:
+        """One person with all embeddings. Raises NotFound."""
+        value = await cast("Awaitable[bytes | None]", self._redis.hget(pois_key(store), poi_id))
+        if value is None:
+            raise NotFound(names.poi(store, poi_id))
+        return decode(value)
+
+    async def exists(self, store: str, poi_id: str) -> bool:
+        """Whether a person is enrolled."""
+        return bool(await self._redis.hexists(pois_key(store), poi_id))
+
+    async def page(self, store: str, before: int | None, count: int) -> tuple[list[tuple[int, poi_pb2.Poi]], int]:
+        """`count` persons, newest first, with their place in the order, and how many the store has in all.
+
+        `before` is the place of the last one of the page before.
+        """
+        last = "+inf" if before is None else f"({before}"
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.zrevrangebyscore(_order_key(store), last, "-inf", start=0, num=count, withscores=True)
+            pipe.zcard(_order_key(store))
+            ordered, total = await pipe.execute()
+        if not ordered:
+            return [], total
+        ids = [poi_id for poi_id, _ in ordered]
+        values = await cast("Awaitable[list[bytes | None]]", self._redis.hmget(pois_key(store), ids))
+        found = [
+            (int(place), decode(value)) for (_, place), value in zip(ordered, values, strict=True) if value is not None
+        ]
+        return found, total
+
+    async def earlier(self, store: str, request: Request) -> poi_pb2.Poi | None:
+        """What this request made when it was sent before, as it is now; None when it was not.
+
+        Raises InvalidArgument when the id belongs to another request, and NotFound when the person was deleted since.
+        """
+        if not request.id:
+            return None
+        value = cast("bytes | None", await self._redis.get(_request_key(store, request.id)))
+        return None if value is None else await self._repeated(store, request, value)
+
+    async def create(self, store: str, poi: poi_pb2.Poi, request: Request) -> poi_pb2.Poi:
+        """Enrol a new person, named and complete. Raises AlreadyExists."""
+        made = await self._attempt(store, poi, poi.name.rpartition("/")[2], "", request)
+        if made is None:
+            raise AlreadyExists(poi.name)
+        return made
+
+    async def change(
+        self,
+        store: str,
+        poi_id: str,
+        edit: Callable[[poi_pb2.Poi], None],
+        *,
+        etag: str = "",
+        request: Request | None = None,
+    ) -> poi_pb2.Poi:
+        """Let `edit` change a person in place, and keep the result.
+
+        Raises NotFound, Aborted (another etag, or others change it all the time), and what `edit` does.
+        """
+        for _ in range(_RACES):
+            poi = await self.get(store, poi_id)
+            current = poi.etag
+            if etag and etag != current:
+                raise _etag_mismatch(poi.name)
+            edit(poi)
+            poi.update_time.GetCurrentTime()
+            changed = await self._attempt(store, poi, poi_id, current, request or Request())
+            if changed is not None:
+                return changed
+        raise Aborted(f"{names.poi(store, poi_id)} is being changed by others", reason="CONCURRENT_CHANGE")
+
+    async def delete(self, store: str, poi_id: str, etag: str = "") -> None:
+        """Remove a person. Raises NotFound, and Aborted when the person no longer has this etag."""
+        for _ in range(_RACES):
+            poi = await self.get(store, poi_id)
+            if etag and etag != poi.etag:
+                raise _etag_mismatch(poi.name)
+            outcome, told = await self._run(store, None, poi_id, poi.etag, Request())
+            if outcome != b"conflict":
+                await self._settled(int(told.split(b" ")[0]))
+                return
+        raise Aborted(f"{names.poi(store, poi_id)} is being changed by others", reason="CONCURRENT_CHANGE")
+
+    async def settings(self, store: str) -> match_pb2.MatchSettings:
+        """What was set for a store; without a threshold when nothing was."""
+        value = await cast("Awaitable[bytes | None]", self._redis.hget(SETTINGS, store))
+        return match_pb2.MatchSettings.FromString(value or b"")
+
+    async def configure(self, store: str, settings: match_pb2.MatchSettings) -> None:
+        """Keep a store's settings."""
+        revision = await self._configure(
+            keys=[LOG, REVISION, REVISIONS, SETTINGS], args=[store, settings.SerializeToString(), self._log_length]
+        )
+        await self._settled(int(revision))
+
+    async def _attempt(
+        self, store: str, poi: poi_pb2.Poi, poi_id: str, revision: str, request: Request
+    ) -> poi_pb2.Poi | None:
+        """Write the record if its revision is still this one; None when it is not."""
+        outcome, told = await self._run(store, poi, poi_id, revision, request)
+        if outcome == b"conflict":
+            return None
+        if outcome == b"repeated":
+            return await self._repeated(store, request, told)
+        await self._settled(int(told))
+        poi.etag = told.decode()
+        return poi
+
+    async def _run(
+        self, store: str, poi: poi_pb2.Poi | None, poi_id: str, revision: str, request: Request
+    ) -> Sequence[bytes]:
+        record = b""
+        if poi is not None:
+            poi.ClearField("etag")
+            record = poi.SerializeToString()
+        answer: Any = await self._write(
+            keys=[
+                pois_key(store),
+                _order_key(store),
+                LOG,
+                REVISION,
+                REVISIONS,
+                _request_key(store, request.id or uuid.uuid4().hex),
+            ],
+            args=[
+                store,
+                poi_id,
+                revision,
+                record,
+                request.fingerprint,
+                _REQUEST_SECONDS if request.id else _ATTEMPT_SECONDS,
+                self._log_length,
+            ],
+        )
+        return cast("Sequence[bytes]", answer)
+
+    async def _repeated(self, store: str, request: Request, told: bytes) -> poi_pb2.Poi:
+        revision, poi_id, fingerprint = told.decode().split(" ")
+        if fingerprint != request.fingerprint:
+            raise InvalidArgument(
+                violations=[("request_id", "was used for another request within the last day")],
+                reason="REQUEST_ID_REUSED",
+            )
+        await self._settled(int(revision))
+        return await self.get(store, poi_id)
+
+
+def decode(value: bytes) -> poi_pb2.Poi:
+    """A record as the registry keeps it; its revision is the etag."""
+    revision, _, content = value.partition(b":")
+    poi = poi_pb2.Poi.FromString(content)
+    poi.etag = revision.decode()
+    return poi
+
+
+def _order_key(store: str) -> str:
+    return f"poi:{{gallery}}:order:{store}"
+
+
+def _request_key(store: str, digest: str) -> str:
+    return f"poi:{{gallery}}:request:{store}:{digest}"
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _etag_mismatch(name: str) -> Aborted:
+    return Aborted(f"{name} has changed since: read it again", reason="ETAG_MISMATCH", metadata={"name": name})

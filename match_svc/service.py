@@ -1,0 +1,202 @@
+"""gRPC on one side, the registry and the gallery on the other; nothing else happens here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any, TypeAlias
+
+import grpc
+from google.protobuf.empty_pb2 import Empty
+from poi.v1 import match_pb2, match_pb2_grpc, poi_pb2, poi_pb2_grpc
+
+from match_svc import profiles
+from match_svc.enrolment import Enrolment
+from match_svc.follower import Follower
+from match_svc.gallery import Match
+from match_svc.matching import Batch, Matcher
+from match_svc.pipeline import in_order
+from match_svc.registry import Registry
+from mesh import names, pages
+from mesh.errors import InvalidArgument, to_status
+from mesh.streams import until_drained
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"  # generic in its stubs only
+
+MOST_DETECTIONS = 256
+_PAGE, _MOST_PAGE = 50, 1000
+_PAGE_BYTES = 2 << 20
+"""A page ends early here: persons with many references must not make it too large to send."""
+_SETTINGS_SUFFIX = "/matchSettings"
+
+
+class PoiServicer(poi_pb2_grpc.PoiServiceServicer):
+    """poi.v1.PoiService."""
+
+    def __init__(self, registry: Registry, enrolment: Enrolment) -> None:
+        self._registry = registry
+        self._enrolment = enrolment
+
+    async def CreatePoi(self, request: poi_pb2.CreatePoiRequest, context: Context) -> poi_pb2.Poi:
+        """Enrol."""
+        return profiles.basic(await self._enrolment.create(request))
+
+    async def GetPoi(self, request: poi_pb2.GetPoiRequest, context: Context) -> poi_pb2.Poi:
+        """Read."""
+        poi = await self._registry.get(*names.parse_poi(request.name))
+        return poi if request.view == poi_pb2.POI_VIEW_FULL else profiles.basic(poi)
+
+    async def ListPois(self, request: poi_pb2.ListPoisRequest, context: Context) -> poi_pb2.ListPoisResponse:
+        """Read many, newest first."""
+        (store,) = names.parse_store(request.parent)
+        count = pages.clamp(request.page_size, _PAGE, _MOST_PAGE)
+        before = pages.decode(request.page_token, request).get("before")
+        found, total = await self._registry.page(store, None if before is None else int(before), count + 1)
+        response = poi_pb2.ListPoisResponse(total_size=total)
+        size, last = 0, 0
+        for place, poi in found:
+            if len(response.pois) == count or size > _PAGE_BYTES:
+                response.next_page_token = pages.encode({"before": last}, request)
+                break
+            response.pois.append(profiles.basic(poi))
+            size += poi.ByteSize()
+            last = place
+        return response
+
+    async def UpdatePoi(self, request: poi_pb2.UpdatePoiRequest, context: Context) -> poi_pb2.Poi:
+        """Change the profile."""
+        store, poi_id = names.parse_poi(request.poi.name, "poi.name")
+        fields = profiles.paths(request.update_mask, request.poi)
+        changed = await self._registry.change(
+            store, poi_id, lambda poi: profiles.change(poi, request.poi, fields), etag=request.poi.etag
+        )
+        return profiles.basic(changed)
+
+    async def DeletePoi(self, request: poi_pb2.DeletePoiRequest, context: Context) -> Empty:
+        """Remove."""
+        await self._registry.delete(*names.parse_poi(request.name), etag=request.etag)
+        return Empty()
+
+    async def AddReference(self, request: poi_pb2.AddReferenceRequest, context: Context) -> poi_pb2.Poi:
+        """Add a face."""
+        return profiles.basic(await self._enrolment.add_reference(request))
+
+    async def DeleteReference(self, request: poi_pb2.DeleteReferenceRequest, context: Context) -> poi_pb2.Poi:
+        """Take a face away."""
+        return profiles.basic(await self._enrolment.delete_reference(request.name))
+
+
+class MatchServicer(match_pb2_grpc.MatchServiceServicer):
+    """poi.v1.MatchService."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        follower: Follower,
+        matcher: Matcher,
+        default_threshold: float,
+        draining: asyncio.Event,
+    ) -> None:
+        self._registry = registry
+        self._follower = follower
+        self._matcher = matcher
+        self._default_threshold = default_threshold
+        self._draining = draining
+
+    async def MatchFaces(self, request: match_pb2.MatchFacesRequest, context: Context) -> match_pb2.MatchFacesResponse:
+        """Match a few faces."""
+        (store,) = names.parse_store(request.parent)
+        await self._follower.wait_loaded()
+        gallery = self._follower.gallery(store)
+        batch = await self._matcher.faces(gallery, request.embeddings, request.max_matches)
+        response = match_pb2.MatchFacesResponse()
+        for position in range(len(request.embeddings)):
+            face = response.faces.add()
+            face.matches.extend(_match(match) for match in batch.matches.get(position, ()))
+            if position in batch.problems:
+                face.error.CopyFrom(to_status(batch.problems[position]))
+        return response
+
+    async def MatchDetections(
+        self, request_iterator: AsyncIterator[match_pb2.MatchDetectionsRequest], context: Context
+    ) -> AsyncIterator[match_pb2.MatchDetectionsResponse]:
+        """Match batches."""
+        await self._follower.wait_loaded()
+        requests = until_drained(request_iterator, self._draining)
+        async with aclosing(in_order(requests, self._match)) as responses:
+            async for response in responses:
+                yield response
+
+    async def GetMatchSettings(
+        self, request: match_pb2.GetMatchSettingsRequest, context: Context
+    ) -> match_pb2.MatchSettings:
+        """Read the store's settings, defaults filled in."""
+        store = _settings_store(request.name, "name")
+        return self._settings(request.name, await self._registry.settings(store))
+
+    async def UpdateMatchSettings(
+        self, request: match_pb2.UpdateMatchSettingsRequest, context: Context
+    ) -> match_pb2.MatchSettings:
+        """Change the store's settings."""
+        wanted, mask = request.match_settings, request.update_mask
+        store = _settings_store(wanted.name, "match_settings.name")
+        if wrong := [path for path in mask.paths if path not in ("threshold", "*")]:
+            raise InvalidArgument(
+                violations=[("update_mask", f"{path[:100]!r} cannot be changed; threshold can") for path in wrong],
+                reason="INVALID_UPDATE_MASK",
+            )
+        kept = match_pb2.MatchSettings()
+        if wanted.HasField("threshold"):
+            kept.threshold = wanted.threshold
+        if mask.paths or wanted.HasField("threshold"):
+            await self._registry.configure(store, kept)
+        return self._settings(wanted.name, await self._registry.settings(store))
+
+    async def _match(self, request: match_pb2.MatchDetectionsRequest) -> match_pb2.MatchDetectionsResponse:
+        (store,) = names.parse_store(request.parent)
+        detections = request.detections
+        if len(detections) > MOST_DETECTIONS:
+            raise InvalidArgument(violations=[("detections", f"has more than {MOST_DETECTIONS} items")])
+        batch = await self._matcher.detections(self._follower.gallery(store), detections)
+        response = match_pb2.MatchDetectionsResponse(batch_id=request.batch_id)
+        for position, matches in batch.matches.items():
+            response.results.add(
+                detection_id=detections[position].detection_id, matches=[_match(match) for match in matches]
+            )
+        _add_errors(response, batch, request)
+        return response
+
+    def _settings(self, name: str, kept: match_pb2.MatchSettings) -> match_pb2.MatchSettings:
+        threshold = kept.threshold if kept.HasField("threshold") else self._default_threshold
+        return match_pb2.MatchSettings(name=name, threshold=threshold)
+
+
+def _add_errors(
+    response: match_pb2.MatchDetectionsResponse, batch: Batch, request: match_pb2.MatchDetectionsRequest
+) -> None:
+    for position, problem in sorted(batch.problems.items()):
+        item_id = request.detections[position].detection_id
+        response.errors.add(index=position, item_id=item_id[:128], status=to_status(problem))
+
+
+def _match(match: Match) -> match_pb2.Match:
+    person = match.person
+    return match_pb2.Match(
+        poi=person.name,
+        display_name=person.display_name,
+        severity=person.severity,
+        similarity=match.similarity,
+        threshold=match.threshold,
+        reference=match.reference,
+    )
+
+
+def _settings_store(name: str, field: str) -> str:
+    store = name.removesuffix(_SETTINGS_SUFFIX)
+    try:
+        if store != name:
+            return names.parse_store(store, field)[0]
+    except InvalidArgument:
+        pass
+    raise InvalidArgument(violations=[(field, "must look like stores/{store}/matchSettings")], reason="INVALID_NAME")

@@ -1,0 +1,46 @@
+"""Settings of the match service."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from mesh.settings import HostPort, RedisUrl, ServerSettings, Target
+
+
+class MatchServerSettings(ServerSettings):
+    """What the match service can be told, beyond what every server can."""
+
+    service: ClassVar[str] = "match"
+
+    listen: HostPort = "127.0.0.1:7002"
+    """Address of the gRPC server."""
+    metrics_listen: str = "127.0.0.1:9002"
+    """Address of the Prometheus endpoint; empty switches it off."""
+    redis_url: RedisUrl = "redis://127.0.0.1:6379/0"
+    """Where the registry, its log and the decisions about tracks are kept."""
+    embed_target: Target = "127.0.0.1:7001"
+    """The embedding service, for enrolment from photos."""
+
+    default_threshold: Annotated[float, Field(ge=0.2, le=0.99)] = 0.45
+    """Least cosine similarity that is a match, for stores that set none: one false match in 20,000 comparisons."""
+    max_matches: Annotated[int, Field(ge=1, le=100)] = 5
+    """Most persons that are answered for one detection, and for one face where the caller does not say."""
+    search_threads: Annotated[int, Field(ge=1, le=64)] = 2
+    """Threads that search the gallery; more than cores only cost."""
+
+    decision_seconds: Annotated[float, Field(ge=1, le=3600)] = 10.0
+    """How long a track's faces are compared with the persons it was recognised as alone. Then the gallery is searched
+    again: so long, at most, can a better match stay unseen behind a first one that was good enough."""
+    decision_tracks: Annotated[int, Field(ge=0, le=10_000_000)] = 100_000
+    """How many tracks a replica remembers without asking Redis."""
+    decision_timeout: Annotated[float, Field(gt=0, le=5)] = 0.02
+    """Longest wait in seconds for other replicas' decisions in Redis before searching without them."""
+
+    log_length: Annotated[int, Field(ge=100, le=10_000_000)] = 100_000
+    """About how many changes the log keeps; a replica that was away for longer loads the registry anew."""
+    write_wait_seconds: Annotated[float, Field(gt=0, le=60)] = 2.0
+    """Longest wait for this replica's own gallery to have a change before the change is answered."""
+    embed_timeout: Annotated[float, Field(gt=0, le=120)] = 10.0
+    """Longest wait in seconds for the faces of one photo."""
