@@ -1,0 +1,59 @@
+"""`python -m history_svc`: keeps every detection for the retention time and finds where a face appeared."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+# Searches share their work over threads of their own; a BLAS that does so too is 2 to 4 times slower. Read at import.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+from poi.v1 import history_pb2_grpc
+
+from history_svc.log import DirectoryInUse
+from history_svc.queries import Queries
+from history_svc.replay import OtherData
+from history_svc.search import Searches
+from history_svc.service import SERVICE, HistoryServicer
+from history_svc.settings import Settings
+from history_svc.store import History
+from history_svc.visits import Visits
+from mesh.aio import Background
+from mesh.channels import connect
+from mesh.server import Server, run
+from mesh.settings import load, program_name, refuse
+
+
+async def main() -> None:
+    """Reads settings, opens the log, serves."""
+    settings = load(Settings)
+    server = Server(settings)
+    try:
+        history = await asyncio.to_thread(History.open, settings)
+    except (DirectoryInUse, OtherData, OSError) as error:
+        refuse(program_name(Settings), f"POI_HISTORY_DATA_DIR={settings.data_dir}: {error}")
+    embed, match, region = (
+        connect(target, max_message_bytes=settings.max_message_bytes)
+        for target in (settings.embed_target, settings.match_target, settings.region_target)
+    )
+    for channel in (embed, match, region):
+        server.on_stop(channel.close)
+    background = Background()
+    server.on_stop(history.close)
+    server.on_stop(background.close)
+    background.start("write", history.write, healthy=lambda ok: server.set_serving(SERVICE, ok))
+    background.start("sweep", history.sweep)
+    servicer = HistoryServicer(
+        history,
+        Searches(history, settings.max_searches),
+        Queries(history, embed, match),
+        Visits(region, settings.store, settings.region_timeout),
+        server.draining,
+        stream_window=settings.stream_window,
+        min_similarity=settings.min_similarity,
+    )
+    server.add(history_pb2_grpc.add_HistoryServiceServicer_to_server, servicer, SERVICE)
+    await server.serve()
+
+
+run(main)

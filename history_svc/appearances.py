@@ -1,0 +1,119 @@
+"""Appearances in memory: which detections belong together, and all that is known of each.
+
+An appearance is one person in front of one camera: the same camera and object id, no gap over the limit, and no face
+that is clearly another person's, because trackers recycle ids. `book.Book` holds what is durable; `draft.Draft` what is
+decided but not yet on disk.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from history_svc.records import Frame
+
+Vector = NDArray[np.float32]
+
+
+@dataclass(slots=True, eq=False)
+class Appearance:
+    """One appearance. `entry`, `exit` and `best` are packed rows (records.PACKED); `best` is empty without a face."""
+
+    id: bytes
+    """The id of the detection that came first, 16 bytes."""
+    camera: str
+    object_id: str
+    start_ns: int
+    end_ns: int
+    entry: bytes
+    exit: bytes
+    best: bytes = b""
+    best_score: float = -1.0
+    count: int = 0
+    face_count: int = 0
+    face_sum: Vector | None = None
+    """Sum of the face vectors, (d,) float32; None without one."""
+    face_square: float = 0.0
+    """Squared norm of `face_sum`."""
+    frames: tuple[Frame, ...] = ()
+    number: int = -1
+    """Place in the book, as the index stores it; -1 in a draft."""
+
+    def copy(self) -> Appearance:
+        """Another one that can be changed without changing this one (copy.copy takes five times as long)."""
+        return Appearance(
+            self.id, self.camera, self.object_id, self.start_ns, self.end_ns, self.entry, self.exit, self.best,
+            self.best_score, self.count, self.face_count, self.face_sum, self.face_square, self.frames, self.number,
+        )  # fmt: skip
+
+    def assign(self, other: Appearance) -> None:
+        """Takes over what a copy of this one became."""
+        self.start_ns, self.end_ns, self.entry, self.exit = other.start_ns, other.end_ns, other.entry, other.exit
+        self.best, self.best_score, self.count, self.face_count = (
+            other.best,
+            other.best_score,
+            other.count,
+            other.face_count,
+        )
+        self.face_sum, self.face_square, self.frames = other.face_sum, other.face_square, other.frames
+
+    def see(self, row: bytes, time_ns: int, face_score: float, vector: Vector | None) -> None:
+        """Adds a detection: its packed row, its time, how good its face is (below 0: none), its (d,) face vector."""
+        self.count += 1
+        if time_ns < self.start_ns:
+            self.start_ns, self.entry = time_ns, row
+        # Of several at one moment the last to arrive is the exit.
+        if time_ns >= self.end_ns:
+            self.end_ns, self.exit = time_ns, row
+        if face_score >= 0.0:
+            self.face_count += 1
+            if face_score > self.best_score:
+                self.best, self.best_score = row, face_score
+        if vector is not None:
+            if self.face_sum is None:
+                self.face_sum, self.face_square = vector.copy(), 1.0
+            else:
+                # A new array, not `+=`: a copy of this appearance may share the old one.
+                self.face_sum = self.face_sum + vector
+                self.face_square = float(np.dot(self.face_sum, self.face_sum))
+
+    def similarity(self, vector: Vector) -> float:
+        """Cosine of a normalised (d,) face to the mean face. Only with a face."""
+        if self.face_sum is None or self.face_square <= 0.0:
+            return 0.0
+        return float(np.dot(self.face_sum, vector)) / math.sqrt(self.face_square)
+
+    def distance_ns(self, time_ns: int) -> int:
+        """Time between `time_ns` and this appearance, 0 within it."""
+        return max(self.start_ns - time_ns, time_ns - self.end_ns, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """When a detection begins a new appearance."""
+
+    gap_ns: int
+    """After more than so much time without the object."""
+    other_person: float
+    """When its face has a lower cosine than this to the mean face of each appearance within the gap."""
+
+    def choose(self, candidates: list[Appearance], time_ns: int, vector: Vector | None) -> Appearance | None:
+        """The appearance of the track that a detection belongs to, None when it begins a new one.
+
+        `candidates` are the track's appearances; those out of the gap are left out here. A face goes where it fits
+        best, so that one bad face (the back of a head) splits nothing for good; one without goes to the latest.
+        """
+        near = [one for one in candidates if one.distance_ns(time_ns) <= self.gap_ns]
+        if not near:
+            return None
+        if vector is not None:
+            faces = [one for one in near if one.face_sum is not None]
+            best = max(((one.similarity(vector), one.end_ns, one.id, one) for one in faces), default=None)
+            if best is not None and best[0] >= self.other_person:
+                return best[3]
+            # One without a face so far contradicts nothing.
+            near = [one for one in near if one.face_sum is None]
+        return max(near, key=lambda one: (-one.distance_ns(time_ns), one.end_ns, one.id), default=None)

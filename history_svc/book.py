@@ -1,0 +1,177 @@
+"""All appearances, detection ids and frames that are durable and not too old, in memory. Of the loop's thread."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+
+from history_svc.appearances import Appearance
+from history_svc.records import Frame, Track
+
+_HOUR_NS = 3_600_000_000_000
+_RECENT = 4
+
+
+@dataclass(slots=True)
+class _Timeline:
+    """The appearances of one track. Those that a detection in good order can still join are `recent`."""
+
+    recent: list[Appearance] = field(default_factory=list)
+    settled: list[Appearance] = field(default_factory=list)
+    settled_end_ns: int = -(1 << 62)
+
+
+class Book:
+    """See the module. `gap_ns` as in appearances.Rules."""
+
+    def __init__(self, gap_ns: int) -> None:
+        self._gap_ns = gap_ns
+        self._by_id: dict[bytes, Appearance] = {}
+        self._by_number: dict[int, Appearance] = {}
+        self._timelines: dict[Track, _Timeline] = {}
+        self._by_start: list[tuple[int, bytes]] = []
+        self._longest_ns = 0
+        self._next_number = 0
+        self._of_detection: dict[bytes, Appearance] = {}
+        self._detections_by_hour: dict[int, list[bytes]] = {}
+        self._frames: dict[str, tuple[Frame, set[bytes]]] = {}
+
+    def __len__(self) -> int:
+        """How many appearances."""
+        return len(self._by_id)
+
+    @property
+    def detection_count(self) -> int:
+        """How many detections."""
+        return len(self._of_detection)
+
+    def get(self, appearance: bytes) -> Appearance | None:
+        """The appearance with this id."""
+        return self._by_id.get(appearance)
+
+    def numbered(self, number: int) -> Appearance | None:
+        """The appearance that the index knows by this number."""
+        return self._by_number.get(number)
+
+    def appearance_of(self, detection: bytes) -> Appearance | None:
+        """The appearance of a detection that is stored."""
+        return self._of_detection.get(detection)
+
+    def frame(self, frame_id: str) -> Frame | None:
+        """The frame with this id."""
+        found = self._frames.get(frame_id)
+        return found[0] if found else None
+
+    def frame_appearances(self, frame_id: str) -> Collection[bytes]:
+        """The appearances that a frame shows."""
+        found = self._frames.get(frame_id)
+        return found[1] if found else ()
+
+    def frame_ids(self) -> set[str]:
+        """All frames."""
+        return set(self._frames)
+
+    def near(self, track: Track, time_ns: int) -> list[Appearance]:
+        """Those of a track that may be within the gap of `time_ns`; never too few."""
+        timeline = self._timelines.get(track)
+        if timeline is None:
+            return []
+        if time_ns - self._gap_ns > timeline.settled_end_ns:
+            return timeline.recent
+        return timeline.recent + timeline.settled  # a late arrival
+
+    def newest_first(
+        self, start_ns: int | None, end_ns: int | None, after: tuple[int, bytes] | None
+    ) -> Iterator[Appearance]:
+        """Those that overlap [start_ns, end_ns), by (start, id) falling, after the key `after`."""
+        position = len(self._by_start)
+        if end_ns is not None:
+            position = bisect_left(self._by_start, (end_ns, b""))
+        if after is not None:
+            position = min(position, bisect_left(self._by_start, after))
+        for at in range(position - 1, -1, -1):
+            begin_ns, appearance_id = self._by_start[at]
+            if start_ns is not None and begin_ns + self._longest_ns < start_ns:
+                return
+            appearance = self._by_id[appearance_id]
+            if start_ns is None or appearance.end_ns >= start_ns:
+                yield appearance
+
+    def put(self, appearance: Appearance) -> Appearance:
+        """Adds an appearance, or takes over its new state; returns the one that the book keeps."""
+        known = self._by_id.get(appearance.id)
+        track = (appearance.camera, appearance.object_id)
+        if known is None:
+            known = appearance
+            known.number = self._next_number
+            self._next_number += 1
+            self._by_id[known.id] = self._by_number[known.number] = known
+            self._timelines.setdefault(track, _Timeline()).recent.append(known)
+            insort(self._by_start, (known.start_ns, known.id))
+        else:
+            if known.start_ns != appearance.start_ns:
+                del self._by_start[bisect_left(self._by_start, (known.start_ns, known.id))]
+                insort(self._by_start, (appearance.start_ns, known.id))
+            known.assign(appearance)
+        self._longest_ns = max(self._longest_ns, known.end_ns - known.start_ns)
+        self._settle(self._timelines[track], known)
+        return known
+
+    def put_detections(self, appearance: Appearance, detections: list[tuple[bytes, int]]) -> None:
+        """Remembers (id, time in ns) of detections as those of an appearance in the book."""
+        for detection, time_ns in detections:
+            self._of_detection[detection] = appearance
+            self._detections_by_hour.setdefault(time_ns // _HOUR_NS, []).append(detection)
+
+    def put_frame(self, frame: Frame, appearances: Collection[bytes]) -> None:
+        """Adds a frame, or appearances to one that is there; an appearance that is gone is left out."""
+        known, shown = self._frames.setdefault(frame.id, (frame, set()))
+        for appearance_id in appearances:
+            appearance = self._by_id.get(appearance_id)
+            if appearance is not None and appearance_id not in shown:
+                shown.add(appearance_id)
+                frames = {one.id: one for one in (*appearance.frames, known)}
+                appearance.frames = tuple(sorted(frames.values(), key=lambda one: (one.time_ns, one.id)))
+
+    def drop_before(self, time_ns: int) -> list[str]:
+        """Forgets what ended before `time_ns`; returns the ids of the frames that were forgotten."""
+        self._drop_appearances(time_ns)
+        for hour in [one for one in self._detections_by_hour if (one + 1) * _HOUR_NS <= time_ns]:
+            for detection in self._detections_by_hour.pop(hour):
+                self._of_detection.pop(detection, None)
+        expired = [frame_id for frame_id, (frame, _) in self._frames.items() if frame.time_ns < time_ns]
+        for frame_id in expired:
+            _, shown = self._frames.pop(frame_id)
+            for appearance in filter(None, map(self._by_id.get, shown)):
+                appearance.frames = tuple(one for one in appearance.frames if one.id != frame_id)
+        return expired
+
+    def _drop_appearances(self, time_ns: int) -> None:
+        begun = bisect_left(self._by_start, (time_ns, b""))
+        kept = []
+        touched: set[Track] = set()
+        for key in self._by_start[:begun]:
+            appearance = self._by_id[key[1]]
+            if appearance.end_ns >= time_ns:
+                kept.append(key)
+                continue
+            del self._by_id[appearance.id], self._by_number[appearance.number]
+            touched.add((appearance.camera, appearance.object_id))
+        self._by_start[:begun] = kept
+        for track in touched:
+            timeline = self._timelines[track]
+            timeline.recent = [one for one in timeline.recent if one.id in self._by_id]
+            timeline.settled = [one for one in timeline.settled if one.id in self._by_id]
+            if not timeline.recent and not timeline.settled:
+                del self._timelines[track]
+
+    def _settle(self, timeline: _Timeline, changed: Appearance) -> None:
+        if len(timeline.recent) > _RECENT:
+            newest = max(one.end_ns for one in timeline.recent)
+            old = [one for one in timeline.recent if one.end_ns + self._gap_ns < newest]
+            timeline.recent = [one for one in timeline.recent if one.end_ns + self._gap_ns >= newest]
+            timeline.settled += old
+            timeline.settled_end_ns = max([timeline.settled_end_ns, *(one.end_ns for one in old)])
+        if changed not in timeline.recent:
+            timeline.settled_end_ns = max(timeline.settled_end_ns, changed.end_ns)

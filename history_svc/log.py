@@ -1,0 +1,201 @@
+"""The detection log: append-only files on the local disk. What `append` returned from is there after a power cut.
+
+Calls block, and come from one thread at a time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from history_svc import metrics, segments
+
+_log = structlog.get_logger(__name__)
+_PREFIX = "detections-"
+_SUFFIX = ".log"
+
+
+class DirectoryInUse(Exception):
+    """Another process has the data directory."""
+
+
+class _Active:
+    """The file that is written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        self.size = 0  # of what is durable
+        self.opened = time.monotonic()
+
+
+class DetectionLog:
+    """Files `detections-<number>.log` in a directory; each begins with the payload `header`.
+
+    Opening takes a lock on the directory for the life of this object and its process.
+
+    Raises:
+        DirectoryInUse: another process has the lock.
+        OSError: the directory cannot be made or written.
+    """
+
+    def __init__(self, directory: Path, header: bytes, *, segment_bytes: int, segment_seconds: float) -> None:
+        self._directory = directory
+        self._header = header
+        self._segment_bytes, self._segment_seconds = segment_bytes, segment_seconds
+        directory.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(directory / "lock")
+        self._active: _Active | None = None
+        self._newest: dict[Path, int] = {}  # of the files there are: time of the newest record, ns
+        self._next = 1 + max((int(path.stem.removeprefix(_PREFIX)) for path in self._files()), default=0)
+
+    def recover(self, apply: Callable[[bytes], int | None]) -> None:
+        """Hands every sound record to `apply`, oldest first, and repairs what is damaged.
+
+        `apply` returns the record's event time in ns, None for one without a time, and raises ValueError for one it
+        cannot read: that is reported and left out. The last file's torn tail is cut off; damage anywhere else is put
+        aside. Call once, before the first append.
+        """
+        files = self._files()
+        for path in files:
+            damaged: list[segments.Span] = []
+            newest = 0
+            for found in segments.read(path):
+                if isinstance(found, segments.Span):
+                    damaged.append(found)
+                    continue
+                try:
+                    newest = max(newest, apply(found) or 0)
+                except ValueError as error:
+                    _log.error("record_unreadable", file=path.name, why=str(error))
+            self._newest[path] = newest
+            if damaged:
+                self._repair(path, damaged, last=path == files[-1])
+
+    def append(self, payloads: list[bytes], newest_ns: int) -> None:
+        """Makes the payloads durable, all or (as far as the caller may believe) none of them.
+
+        `newest_ns` is the latest event time in them. Raises OSError when the disk does not take them: nothing that was
+        appended before is lost, and the next call tries again in a new file.
+        """
+        started = time.perf_counter()
+        active = self._active
+        try:
+            if active is None:
+                active = self._active = self._create()
+            parts: list[bytes] = []
+            for payload in payloads:
+                parts += (segments.frame(payload), payload)
+            size = _write(active, b"".join(parts))
+            os.fdatasync(active.fd)
+            active.size = size
+        except OSError:
+            self._abandon()
+            raise
+        self._newest[active.path] = max(self._newest.get(active.path, 0), newest_ns)
+        metrics.FSYNC_SECONDS.observe(time.perf_counter() - started)
+        if active.size >= self._segment_bytes:
+            self._seal()
+
+    def drop_before(self, time_ns: int) -> int:
+        """Unlinks the files that hold nothing from `time_ns` on; returns how many."""
+        active = self._active
+        if active is not None and (
+            time.monotonic() - active.opened >= self._segment_seconds or self._newest.get(active.path, 0) < time_ns
+        ):
+            self._seal()
+        expired = [
+            path
+            for path, newest in self._newest.items()
+            if newest < time_ns and (self._active is None or path != self._active.path)
+        ]
+        for path in expired:
+            path.unlink(missing_ok=True)
+            del self._newest[path]
+        if expired:
+            segments.fsync_directory(self._directory)
+        return len(expired)
+
+    def close(self) -> None:
+        """Closes the active file and gives the directory free. Nothing is waiting to be written."""
+        self._seal()
+        os.close(self._lock)
+
+    def _files(self) -> list[Path]:
+        return sorted(self._directory.glob(f"{_PREFIX}*{_SUFFIX}"))
+
+    def _create(self) -> _Active:
+        path = self._directory / f"{_PREFIX}{self._next:012d}{_SUFFIX}"
+        active = _Active(path)
+        self._next += 1
+        self._newest[path] = 0
+        try:
+            active.size = _write(active, segments.frame(self._header) + self._header)
+            os.fsync(active.fd)
+            # Without this a power cut may take the file's name, and all that was acknowledged in it.
+            segments.fsync_directory(self._directory)
+        except OSError:
+            os.close(active.fd)
+            path.unlink(missing_ok=True)
+            del self._newest[path]
+            raise
+        return active
+
+    def _seal(self) -> None:
+        if self._active is not None:
+            os.close(self._active.fd)
+            self._active = None
+
+    def _abandon(self) -> None:
+        """After a failed write or sync the kernel may have dropped pages: end this file at what was acknowledged."""
+        active, self._active = self._active, None
+        if active is None:
+            return
+        try:
+            os.ftruncate(active.fd, active.size)
+            os.fsync(active.fd)
+        except OSError as error:
+            # What is left over has a checksum that fails, or is found again as a repeat: harmless either way.
+            _log.warning("log_tail_not_cut", file=active.path.name, error=str(error))
+        finally:
+            os.close(active.fd)
+
+    def _repair(self, path: Path, damaged: list[segments.Span], *, last: bool) -> None:
+        try:
+            if last and damaged[-1].end == path.stat().st_size:
+                tail = damaged.pop()
+                segments.cut_tail(path, tail.start)
+                metrics.TRUNCATED_BYTES.inc(tail.end - tail.start)
+                _log.warning("torn_tail_cut", file=path.name, offset=tail.start, bytes=tail.end - tail.start)
+            if damaged:
+                segments.quarantine(path, damaged, self._directory / "quarantine")
+                lost = sum(span.end - span.start for span in damaged)
+                metrics.QUARANTINED_BYTES.inc(lost)
+                _log.error("damage_put_aside", file=path.name, places=len(damaged), bytes=lost)
+        except OSError as error:
+            # The sound records are served all the same; the next start tries again.
+            _log.error("repair_failed", file=path.name, error=str(error))
+
+
+def _write(active: _Active, content: bytes) -> int:
+    """Writes after what is durable, and returns where it ends."""
+    view, offset = memoryview(content), active.size
+    while view:
+        written = os.pwrite(active.fd, view, offset)
+        view, offset = view[written:], offset + written
+    return offset
+
+
+def _lock(path: Path) -> int:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise DirectoryInUse(f"{path.parent} is used by another process") from None
+    return fd

@@ -1,0 +1,24 @@
+"""What the history server counts."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from mesh.telemetry import LATENCY_BUCKETS
+
+APPENDED = Counter("poi_history_appended_total", "Detections made durable.")
+DUPLICATES = Counter("poi_history_duplicates_total", "Detections that were stored already.")
+REFUSED = Counter("poi_history_refused_total", "Detections and frames refused, by reason.", ["reason"])
+FRAMES = Counter("poi_history_frames_total", "Evidence frames made durable.")
+WRITE_FAILURES = Counter("poi_history_write_failures_total", "Groups of batches that the disk did not take.")
+GROUP_BATCHES = Histogram(
+    "poi_history_group_batches", "Batches that shared one fdatasync.", buckets=(1, 2, 4, 8, 16, 32, 64, 128)
+)
+FSYNC_SECONDS = Histogram("poi_history_fsync_seconds", "Duration of write and fdatasync.", buckets=LATENCY_BUCKETS)
+SEARCH_SECONDS = Histogram("poi_history_search_seconds", "Duration of vector search.", buckets=LATENCY_BUCKETS)
+ROWS = Gauge("poi_history_rows", "Faces that can be searched.")
+DETECTIONS = Gauge("poi_history_detections", "Detections that are kept.")
+APPEARANCES = Gauge("poi_history_appearances", "Appearances that are kept.")
+TRUNCATED_BYTES = Counter("poi_history_truncated_bytes_total", "Bytes of a torn log tail cut off at start.")
+QUARANTINED_BYTES = Counter("poi_history_quarantined_bytes_total", "Damaged bytes of the log put aside at start.")
+VISITS_MISSING = Counter("poi_history_visits_missing_total", "Answers without zone visits, as RegionService was away.")

@@ -1,0 +1,88 @@
+"""Rebuilds memory from the log at start. What was decided is in the records; nothing is decided again."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from history_svc.appearances import Rules
+from history_svc.book import Book
+from history_svc.draft import Draft
+from history_svc.index import Faces, HistoryIndex
+from history_svc.intake import face_score
+from history_svc.records import HAS_VECTOR, ROW, Detections, FrameLink, Header, decode, raw_ids
+
+
+class OtherData(Exception):
+    """The data directory belongs to another store, or holds embeddings of another model."""
+
+
+class Replay:
+    """Hands the records of a log to a book and an index."""
+
+    def __init__(self, header: Header, book: Book, index: HistoryIndex, rules: Rules) -> None:
+        self._header, self._book, self._index, self._rules = header, book, index, rules
+
+    def apply(self, payload: bytes) -> int | None:
+        """Takes one record over; returns its newest event time in ns, None when it has none.
+
+        Raises ValueError for a record that cannot be read, OtherData for one that is not ours.
+        """
+        content = decode(payload, self._header.dimension)
+        if isinstance(content, Header):
+            if content != self._header:
+                raise OtherData(
+                    f"holds {content.model} embeddings of store {content.store}, "
+                    f"not {self._header.model} of {self._header.store}"
+                )
+            return None
+        if isinstance(content, FrameLink):
+            self._book.put_frame(content.frame, content.appearances)
+            return content.frame.time_ns
+        return self._apply_detections(content)
+
+    def _apply_detections(self, batch: Detections) -> int | None:
+        rows = batch.rows
+        if not len(rows):
+            return None
+        raw, size = rows.tobytes(), ROW.itemsize
+        flags = rows["flags"].tolist()
+        detections, appearances = raw_ids(rows["detection"]), raw_ids(rows["appearance"])
+        times, tracks = rows["time_ns"].tolist(), [batch.tracks[track] for track in rows["track"].tolist()]
+        confidences = rows["face_confidence"].tolist()
+        areas = (rows["face_box"][:, 2].astype(np.float64) * rows["face_box"][:, 3]).tolist()
+        draft = Draft(self._book, self._rules)
+        taken: list[int] = []
+        taken_faces: list[int] = []
+        face = -1
+        for at, detection in enumerate(detections):
+            vector = None
+            if flags[at] & HAS_VECTOR:
+                face += 1
+                vector = batch.vectors[face]
+            # Written but not acknowledged, then sent and written again.
+            if draft.known(detection) is not None:
+                continue
+            row = raw[at * size : (at + 1) * size]
+            score = face_score(flags[at], confidences[at], areas[at])
+            draft.place(detection, appearances[at], tracks[at], times[at], row, score, vector)
+            if vector is not None:
+                taken.append(at)
+                taken_faces.append(face)
+        draft.commit()
+        if taken:
+            numbers = batch.first_face + np.array(taken_faces, np.int64)
+            self._index.add(
+                Faces(
+                    numbers,
+                    np.array([self._number(appearances[at]) for at in taken], np.int64),
+                    [tracks[at][0] for at in taken],
+                    rows[taken],
+                    batch.vectors[taken_faces],
+                )
+            )
+        return int(max(times))
+
+    def _number(self, appearance_id: bytes) -> int:
+        appearance = self._book.get(appearance_id)
+        assert appearance is not None, "committed above"
+        return appearance.number

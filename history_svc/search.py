@@ -1,0 +1,55 @@
+"""Searches, ranked."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+from history_svc import metrics
+from history_svc.appearances import Appearance
+from history_svc.index import Probes, Scope
+from history_svc.store import History
+
+Rank = tuple[float, bytes]
+"""(-similarity, appearance id): rising from the best hit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """An appearance that was found; `best` is the packed row of its face most similar to the query."""
+
+    appearance: Appearance
+    similarity: float
+    best: bytes
+
+    @property
+    def rank(self) -> Rank:
+        """Where it stands."""
+        return (-self.similarity, self.appearance.id)
+
+
+class Searches:
+    """Runs at most `limit` searches side by side; others wait."""
+
+    def __init__(self, history: History, limit: int) -> None:
+        self._history = history
+        self._turn = asyncio.Semaphore(limit)
+
+    async def find(self, probes: Probes, min_similarity: float, scope: Scope) -> list[Hit]:
+        """All hits, best first."""
+        async with self._turn:
+            started = time.perf_counter()
+            found = await asyncio.to_thread(self._history.index.search, probes, min_similarity, scope)
+            metrics.SEARCH_SECONDS.observe(time.perf_counter() - started)
+        hits: list[Hit] = []
+        size = found.rows.dtype.itemsize
+        raw = found.rows.tobytes()
+        for at, (number, similarity) in enumerate(
+            zip(found.appearances.tolist(), found.similarities.tolist(), strict=True)
+        ):
+            appearance = self._history.book.numbered(number)
+            if appearance is not None:  # not too old meanwhile
+                hits.append(Hit(appearance, similarity, raw[at * size : (at + 1) * size]))
+        hits.sort(key=lambda hit: hit.rank)
+        return hits

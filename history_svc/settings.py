@@ -1,0 +1,63 @@
+"""What the history server can be told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from mesh.settings import HostPort, ServerSettings, StoreId, Target
+
+
+class Settings(ServerSettings):
+    """Settings of `python -m history_svc`: variables POI_HISTORY_<NAME>, else POI_<NAME>."""
+
+    service: ClassVar[str] = "history"
+
+    listen: HostPort = "127.0.0.1:7003"
+    """Address of the gRPC server. Port 0 takes a free one; the "serving" log line and the ready file tell which."""
+    metrics_listen: str = "127.0.0.1:9003"
+    """Address of the Prometheus endpoint (`/metrics`); empty switches it off."""
+    max_message_bytes: Annotated[int, Field(ge=1024, le=256 << 20)] = 16 << 20
+    """Largest gRPC message, in bytes. More than a frame may have, so that one that is too large costs itself only."""
+
+    store: StoreId = "store-1"
+    """The store whose detections are kept."""
+    data_dir: Path = Path("var/history")
+    """Where the detection log and the evidence frames are. One process at a time."""
+    retention_days: Annotated[float, Field(gt=0, le=3650)] = 7.0
+    """Detections and frames older than so many days are dropped, and refused."""
+    future_seconds: Annotated[float, Field(ge=0, le=86_400)] = 300.0
+    """A detection further in the future is refused: a camera's clock is wrong."""
+    sweep_seconds: Annotated[float, Field(gt=0, le=86_400)] = 60.0
+    """How often what is too old is dropped."""
+
+    gap_seconds: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    """An object id that was not seen for longer is a new appearance, as trackers recycle ids."""
+    other_person_similarity: Annotated[float, Field(ge=-1, le=1)] = 0.2
+    """A face less similar (cosine) to the mean face of an appearance is another person's."""
+    min_similarity: Annotated[float, Field(ge=0, le=1)] = 0.45
+    """The least similarity of a search that does not say one."""
+
+    segment_bytes: Annotated[int, Field(ge=4096, le=4 << 30)] = 128 << 20
+    """A log file that has reached this size is followed by a new one."""
+    segment_seconds: Annotated[float, Field(gt=0, le=7 * 86_400)] = 3600.0
+    """A log file that is this old is followed by a new one; files are the unit of retention."""
+    max_frame_bytes: Annotated[int, Field(ge=1024, le=64 << 20)] = 8 << 20
+    """A larger evidence frame is refused."""
+    stream_window: Annotated[int, Field(ge=1, le=1024)] = 32
+    """Batches of one stream that may wait for the disk; then the stream is no longer read."""
+    search_threads: Annotated[int, Field(ge=1, le=64)] = 2
+    """Threads that compare vectors, for all searches together."""
+    max_searches: Annotated[int, Field(ge=1, le=64)] = 4
+    """Searches that run side by side; more wait."""
+
+    embed_target: Target = "127.0.0.1:7001"
+    """EmbeddingService: turns a query photo into a face."""
+    match_target: Target = "127.0.0.1:7002"
+    """PoiService: has the faces of a person of interest."""
+    region_target: Target = "127.0.0.1:7004"
+    """RegionService: has the visits to zones."""
+    region_timeout: Annotated[float, Field(gt=0, le=30)] = 0.5
+    """Seconds that an answer waits for RegionService before it goes without visits."""

@@ -1,0 +1,327 @@
+"""The history of one store: takes batches and makes them durable in groups, and holds what reads need.
+
+Everything but disk and vector work runs in the event loop's thread, so that decisions come one after the other: a batch
+is decided on top of all before it, written together with those that came meanwhile, and only then taken over and
+answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import time
+from collections.abc import Awaitable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import structlog
+from poi.v1 import history_pb2
+
+from history_svc import metrics
+from history_svc.appearances import Rules, Vector
+from history_svc.book import Book
+from history_svc.draft import Draft
+from history_svc.frames import FrameFiles
+from history_svc.index import ExactIndex, Faces, HistoryIndex
+from history_svc.intake import Batch, Intake, Observation, Upload
+from history_svc.log import DetectionLog
+from history_svc.records import PACKED, ROW, FrameLink, Header, Track, encode_detections, encode_frame, encode_header
+from history_svc.replay import Replay
+from history_svc.settings import Settings
+from mesh import names
+from mesh.embeddings import DIMENSIONS, FACE_MODEL
+from mesh.errors import MeshError, NotFound, ResourceExhausted, Unavailable
+
+_log = structlog.get_logger(__name__)
+_NS = 1_000_000_000
+_GROUP_DETECTIONS = 1024
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+@dataclass(slots=True)
+class _Job:
+    """Observations or frames that wait for the disk; `done` is told the observations' appearances."""
+
+    observations: list[Observation]
+    links: list[FrameLink]
+    done: asyncio.Future[list[bytes]]
+
+
+@dataclass(slots=True)
+class _Group:
+    """What jobs that are written together add up to."""
+
+    answers: list[list[bytes]] = field(default_factory=list)
+    rows: list[bytes] = field(default_factory=list)
+    tracks: dict[Track, int] = field(default_factory=dict)
+    vectors: list[Vector] = field(default_factory=list)
+    faces: list[bytes] = field(default_factory=list)  # rows of those with a vector
+    face_appearances: list[bytes] = field(default_factory=list)
+    face_cameras: list[str] = field(default_factory=list)
+    links: list[FrameLink] = field(default_factory=list)
+    newest_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Appending:
+    """A batch on its way to the disk. Await both; each raises MeshError when the disk did not take it."""
+
+    detections: Awaitable[list[bytes]] | None
+    """The appearance of each observation."""
+    frames: Awaitable[list[MeshError | None]] | None
+    """Why each upload was refused, None where it is durable."""
+
+
+class History:
+    """See the module. Make it with `open`; run `write` and `sweep` in the background; end with `close`."""
+
+    def __init__(
+        self, settings: Settings, log: DetectionLog, frames: FrameFiles, book: Book, index: HistoryIndex
+    ) -> None:
+        self.book, self.index, self.frames = book, index, frames
+        self.store = settings.store
+        self._intake = Intake(settings.store, FACE_MODEL, DIMENSIONS[FACE_MODEL], settings.max_frame_bytes)
+        self._settings, self._log = settings, log
+        self._rules = _rules(settings)
+        self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
+        self._deciding = asyncio.Lock()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="log")
+        self._frame_writers = ThreadPoolExecutor(2, thread_name_prefix="frames")
+
+    @classmethod
+    def open(cls, settings: Settings) -> History:
+        """Locks the data directory and reads the log. Blocks.
+
+        Raises log.DirectoryInUse, replay.OtherData, or OSError.
+        """
+        started = time.perf_counter()
+        header = Header(settings.store, FACE_MODEL, DIMENSIONS[FACE_MODEL])
+        log = DetectionLog(
+            settings.data_dir,
+            encode_header(header),
+            segment_bytes=settings.segment_bytes,
+            segment_seconds=settings.segment_seconds,
+        )
+        rules = _rules(settings)
+        book, index = Book(rules.gap_ns), ExactIndex(header.dimension, settings.search_threads)
+        log.recover(Replay(header, book, index, rules).apply)
+        history = cls(settings, log, FrameFiles(settings.data_dir / "frames"), book, index)
+        floor = history.oldest_ns()
+        book.drop_before(floor)
+        index.drop_before(floor)
+        orphans = history.frames.remove_others(book.frame_ids())
+        history._gauge()
+        _log.info(
+            "history_opened",
+            detections=book.detection_count,
+            appearances=len(book),
+            faces=len(index),
+            orphan_frames=orphans,
+            seconds=round(time.perf_counter() - started, 3),
+        )
+        return history
+
+    async def close(self) -> None:
+        """Waits for what is being written, and gives the directory free. Nobody waits for an answer any more."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.to_thread(self._close)
+
+    def oldest_ns(self) -> int:
+        """What is older is neither taken nor found."""
+        return time.time_ns() - int(self._settings.retention_days * 86_400 * _NS)
+
+    def read(self, request: history_pb2.AppendDetectionsRequest) -> Batch:
+        """Sorts a request into what can be appended and what is refused."""
+        newest_ns = time.time_ns() + int(self._settings.future_seconds * _NS)
+        return self._intake.read(request, self.oldest_ns(), newest_ns)
+
+    def append(self, batch: Batch) -> Appending:
+        """Puts a batch behind those before it on the way to the disk."""
+        detections = self._submit(batch.observations, []) if batch.observations else None
+        frames = self._start(self._append_frames(batch.uploads, detections)) if batch.uploads else None
+        return Appending(detections, frames)
+
+    async def write(self) -> None:
+        """Writes what is appended, for ever."""
+        while True:
+            jobs = [await self._jobs.get()]
+            total = len(jobs[0].observations)
+            while total < _GROUP_DETECTIONS and not self._jobs.empty():
+                jobs.append(self._jobs.get_nowait())
+                total += len(jobs[-1].observations)
+            async with self._deciding:
+                await self._write_group(jobs)
+
+    async def sweep(self) -> None:
+        """Drops what is too old, for ever."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._settings.sweep_seconds)
+            async with self._deciding:
+                floor = self.oldest_ns()
+                expired = self.book.drop_before(floor)
+                self.index.drop_before(floor)
+                files = await loop.run_in_executor(self._writer, self._log.drop_before, floor)
+            await loop.run_in_executor(self._frame_writers, self.frames.remove, expired)
+            self._gauge()
+            if files or expired:
+                _log.info("expired", log_files=files, frames=len(expired))
+
+    def _submit(self, observations: list[Observation], links: list[FrameLink]) -> asyncio.Future[list[bytes]]:
+        done: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
+        done.add_done_callback(_seen)
+        self._jobs.put_nowait(_Job(observations, links, done))
+        return done
+
+    async def _append_frames(
+        self, uploads: list[Upload], detections: asyncio.Future[list[bytes]] | None
+    ) -> list[MeshError | None]:
+        if detections is not None:
+            await detections  # a frame may show an appearance that begins in the same request
+        loop = asyncio.get_running_loop()
+        answers: list[MeshError | None] = []
+        links: list[FrameLink] = []
+        for upload in uploads:
+            unknown = [one for one in upload.appearances if self.book.get(one) is None]
+            if unknown:
+                answers.append(NotFound(names.appearance(self.store, unknown[0].hex())))
+                continue
+            try:
+                await loop.run_in_executor(self._frame_writers, self.frames.save, upload.frame.id, upload.image)
+            except OSError as error:
+                raise _refused(error) from error
+            links.append(FrameLink(upload.frame, upload.appearances))
+            answers.append(None)
+        if links:
+            await self._submit([], links)
+        metrics.FRAMES.inc(len(links))
+        return answers
+
+    async def _write_group(self, jobs: list[_Job]) -> None:
+        draft = Draft(self.book, self._rules)
+        try:
+            group = _decide(draft, jobs)
+            first_face = self.index.next_number
+            payloads = [encode_frame(link) for link in group.links]
+            vectors = np.array(group.vectors, np.float32).reshape(len(group.vectors), -1)
+            if group.rows:
+                payloads.insert(0, encode_detections(list(group.tracks), b"".join(group.rows), vectors, first_face))
+            if payloads:
+                loop = asyncio.get_running_loop()
+                await loop.run_in_executor(self._writer, self._log.append, payloads, group.newest_ns)
+        except OSError as error:
+            metrics.WRITE_FAILURES.inc()
+            _log.error("write_failed", error=str(error), batches=len(jobs))
+            _fail(jobs, _refused(error))
+            return
+        except Exception as error:
+            _fail(jobs, error)
+            raise
+        draft.commit()
+        if group.faces:
+            self.index.add(
+                Faces(
+                    np.arange(first_face, first_face + len(group.faces)),
+                    np.array([self._number(one) for one in group.face_appearances], np.int64),
+                    group.face_cameras,
+                    np.frombuffer(b"".join(group.faces), ROW),
+                    vectors,
+                )
+            )
+        for job, answer in zip(jobs, group.answers, strict=True):
+            job.done.set_result(answer)
+        metrics.APPENDED.inc(len(group.rows))
+        metrics.DUPLICATES.inc(sum(map(len, group.answers)) - len(group.rows))
+        metrics.GROUP_BATCHES.observe(len(jobs))
+        self._gauge()
+
+    def _number(self, appearance_id: bytes) -> int:
+        appearance = self.book.get(appearance_id)
+        assert appearance is not None, "committed above"
+        return appearance.number
+
+    def _start(self, work: Coroutine[Any, Any, list[MeshError | None]]) -> asyncio.Task[list[MeshError | None]]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(_seen)
+        return task
+
+    def _gauge(self) -> None:
+        metrics.ROWS.set(len(self.index))
+        metrics.APPEARANCES.set(len(self.book))
+        metrics.DETECTIONS.set(self.book.detection_count)
+
+    def _close(self) -> None:
+        self._frame_writers.shutdown()
+        self._writer.shutdown()
+        self._log.close()
+        self.index.close()
+
+
+def _rules(settings: Settings) -> Rules:
+    return Rules(int(settings.gap_seconds * _NS), settings.other_person_similarity)
+
+
+def _decide(draft: Draft, jobs: list[_Job]) -> _Group:
+    """Decides the appearance of each observation and packs those that are new."""
+    group = _Group()
+    tracks, rows = group.tracks, group.rows
+    for job in jobs:
+        answer: list[bytes] = []
+        for one in job.observations:
+            detection, track, time_ns, vector = one.detection, one.track, one.time_ns, one.vector
+            appearance = draft.known(detection)
+            if appearance is None:
+                appearance = draft.choose(detection, track, time_ns, vector)
+                row = PACKED.pack(
+                    detection,
+                    appearance,
+                    time_ns,
+                    tracks.setdefault(track, len(tracks)),
+                    one.flags,
+                    one.alignment,
+                    *one.person_box,
+                    *one.face_box,
+                    one.person_confidence,
+                    one.face_confidence,
+                )
+                draft.place(detection, appearance, track, time_ns, row, one.face_score, vector)
+                rows.append(row)
+                group.newest_ns = max(group.newest_ns, time_ns)
+                if vector is not None:
+                    group.vectors.append(vector)
+                    group.faces.append(row)
+                    group.face_appearances.append(appearance)
+                    group.face_cameras.append(track[0])
+            answer.append(appearance)
+        for link in job.links:
+            change = draft.link(link)
+            if change is not None:
+                group.links.append(change)
+                group.newest_ns = max(group.newest_ns, link.frame.time_ns)
+        group.answers.append(answer)
+    return group
+
+
+def _refused(error: OSError) -> MeshError:
+    if error.errno in _FULL:
+        return ResourceExhausted(
+            "the disk is full: nothing of the batch is stored", reason="DISK_FULL", retry_after=1.0
+        )
+    return Unavailable("the disk did not take the batch", reason="DISK_FAILED", retry_after=1.0)
+
+
+def _fail(jobs: list[_Job], error: Exception) -> None:
+    for job in jobs:
+        job.done.set_exception(error)
+
+
+def _seen(done: asyncio.Future[Any]) -> None:
+    """Marks an error as seen: the stream that would have told it may be gone."""
+    if not done.cancelled():
+        done.exception()
