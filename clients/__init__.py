@@ -1,0 +1,1 @@
+"""What talks to the mesh from outside."""
