@@ -29,9 +29,11 @@ from google.rpc import error_details_pb2, status_pb2
 
 DOMAIN = "poi-mesh"
 
-# A status travels in HTTP/2 trailers, which a client refuses above 8 KiB: say the first few things, not all of them.
-_MAX_TEXT = 500
-_MAX_VIOLATIONS = 16
+# A status travels in HTTP/2 trailers (details in base64, the message a second time, percent-encoded), and a client
+# drops those above 8 KiB for a RESOURCE_EXHAUSTED of its own: say the first few things, not all of them.
+_MAX_TEXT = 200
+_MAX_METADATA_BYTES = 1000
+_MAX_VIOLATIONS_BYTES = 2000
 _DETAILS_KEY = "grpc-status-details-bin"
 
 
@@ -222,12 +224,14 @@ def to_status(error: MeshError) -> status_pb2.Status:
     status = status_pb2.Status(code=number, message=_short(error.message))
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
     for key, value in error.metadata.items():
-        info.metadata[key] = _short(value)
+        if info.ByteSize() < _MAX_METADATA_BYTES:
+            info.metadata[key] = _short(value)
     status.details.add().Pack(info)
     if isinstance(error, InvalidArgument) and error.violations:
         bad = error_details_pb2.BadRequest()
-        for field, description in error.violations[:_MAX_VIOLATIONS]:
-            bad.field_violations.add(field=_short(field), description=_short(description, 200))
+        for field, description in error.violations:
+            if bad.ByteSize() < _MAX_VIOLATIONS_BYTES:
+                bad.field_violations.add(field=_short(field), description=_short(description))
         status.details.add().Pack(bad)
     if isinstance(error, _Retry) and error.retry_after is not None:
         retry = error_details_pb2.RetryInfo()
@@ -265,8 +269,8 @@ def from_rpc(error: grpc.aio.AioRpcError) -> MeshError:
     return from_status(status_pb2.Status(code=number, message=error.details() or ""))
 
 
-def _short(text: str, limit: int = _MAX_TEXT) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+def _short(text: str) -> str:
+    return text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "…"
 
 
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}

@@ -185,14 +185,16 @@ class Server:
         draft.replace(path)
 
     async def _close(self) -> None:
-        await self._grpc.stop(self._settings.grace_seconds)
+        await asyncio.gather(self._grpc.stop(self._settings.grace_seconds), self._close_metrics())
         for close in reversed(self._closers):
             try:
                 await asyncio.wait_for(close(), _CLOSE_SECONDS)
             except Exception:  # the others must be closed all the same
                 _log.exception("close_failed", what=getattr(close, "__qualname__", repr(close)))
+
+    async def _close_metrics(self) -> None:
         if self._metrics:
-            await asyncio.to_thread(self._metrics.close)
+            await asyncio.to_thread(self._metrics.close)  # waits for its thread, which looks up twice a second
 
 
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -109,7 +109,7 @@ async def start(environment: dict[str, str], tmp_path: Path) -> AsyncIterator[St
         ready, log = tmp_path / f"ready{number}", tmp_path / f"log{number}"
         variables = {f"POI_{name.upper()}": str(value) for name, value in settings.items()}
         with log.open("wb") as stderr:
-            popen = subprocess.Popen(
+            popen = subprocess.Popen(  # noqa: ASYNC220  # a fork; tests wait for its end in a thread
                 [sys.executable, str(HERE / "mesh_echo.py")],
                 env=environment | {"POI_READY_FILE": str(ready), "POI_MARKS": str(tmp_path / "marks")} | variables,
                 stderr=stderr,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -97,7 +98,7 @@ async def _failing_neighbour(context: Any) -> None:
     """Call ourselves as one server calls another, and let its error go up."""
     port = dict(context.invocation_metadata())["port"]
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        say = channel.unary_unary(f"/{SERVICE}/Say", request_serializer=bytes)
+        say: Any = channel.unary_unary(f"/{SERVICE}/Say", request_serializer=bytes)
         await say(b"\x0a\x07invalid")  # SayRequest(text="invalid")
 
 
@@ -108,8 +109,7 @@ async def _never() -> AsyncIterator[None]:
 
 async def main() -> None:
     """Serve as a service of the mesh does."""
-    import echo_pb2
-    import echo_pb2_grpc
+    echo_pb2, echo_pb2_grpc = import_module("echo_pb2"), import_module("echo_pb2_grpc")
 
     settings = load(Settings)
     server = Server(settings)

@@ -32,7 +32,7 @@ async def test_sigterm_tells_health_and_streams_finishes_calls_and_closes(start:
     process = await start(drain_seconds=0.5)
     async with connect(process.address) as channel:
         stub = pb_grpc.EchoServiceStub(channel)
-        health = health_pb2_grpc.HealthStub(channel)
+        health: Any = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
         watch = health.Watch(health_pb2.HealthCheckRequest(service=SERVICE))
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
         chat = stub.Chat()
@@ -83,11 +83,12 @@ async def test_a_call_that_does_not_end_is_cut_at_the_grace_period(start: Any, p
     async with grpc.aio.insecure_channel(process.address) as channel:
         stub = pb_grpc.EchoServiceStub(channel)
         call = asyncio.ensure_future(_await(stub.Say(pb.SayRequest(text="forever"))))
-        await asyncio.sleep(0)
-        assert (await stub.Say(pb.SayRequest(text="hello"))).count == 2, "the first call is there"
+        others = 1
+        while (await stub.Say(pb.SayRequest(text="hello"))).count == others:  # until the first call is there
+            others += 1
         began = time.monotonic()
         assert await end(process) == 0
-        assert 0.3 <= time.monotonic() - began < 3
+        assert 0.3 <= time.monotonic() - began < 4.5
         with pytest.raises(grpc.aio.AioRpcError):
             await call
 
@@ -131,9 +132,7 @@ async def test_a_taken_port_is_refused_with_one_line(
         check=False,
     )
     assert second.returncode == 2
-    assert second.stderr.endswith(
-        f": POI_EMBED_{field.upper()}: cannot listen on '{taken}': Address already in use\n"
-    )
+    assert second.stderr.endswith(f": POI_EMBED_{field.upper()}: cannot listen on '{taken}': Address already in use\n")
     assert second.stderr.count("\n") == 1
 
 

@@ -1,0 +1,68 @@
+"""The Redis client, against a real server that goes and comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+import redis.exceptions
+
+from mesh.redis import BLOCK_MS, connect
+
+Start = Callable[[], subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.fixture
+async def start(port: int, tmp_path: Path) -> AsyncIterator[Start]:
+    """Starts a Redis on the port; all are killed at the end."""
+    program = shutil.which("redis-server", path="/usr/bin:/usr/local/bin:/usr/sbin")
+    assert program, "redis-server is not installed"
+    started = []
+
+    def run() -> subprocess.Popen[bytes]:
+        arguments = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)]
+        process = subprocess.Popen([program, *arguments], stdout=subprocess.DEVNULL)
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+async def test_a_command_survives_a_restart_of_redis(start: Start, port: int) -> None:
+    first = start()
+    async with connect(f"redis://127.0.0.1:{port}") as client:
+        await client.set("key", b"\x00\xff")  # waits for the server, which has only just been started
+        assert await client.get("key") == b"\x00\xff", "bytes stay bytes"
+        first.kill()
+        first.wait()
+        asyncio.get_running_loop().call_later(0.5, start)
+        assert await client.get("key") is None, "another Redis, without the key"
+
+
+async def test_a_redis_that_is_not_there_is_a_connection_error(port: int) -> None:
+    async with connect(f"redis://127.0.0.1:{port}") as client:
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(redis.exceptions.ConnectionError):
+            await client.ping()
+        assert asyncio.get_running_loop().time() - began < 6
+
+
+async def test_a_blocking_read_ends_empty(start: Start, port: int) -> None:
+    start()
+    async with connect(f"redis://127.0.0.1:{port}") as client:
+        assert not await client.xread({"nothing": "$"}, block=BLOCK_MS)
