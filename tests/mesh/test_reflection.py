@@ -53,8 +53,7 @@ async def test_an_open_stream_does_not_hold_the_server(echo: Any) -> None:
 
 async def test_buf_curl(echo: Any) -> None:
     buf = shutil.which("buf", path=str(ROOT / "node_modules" / ".bin"))
-    if buf is None:
-        pytest.skip("buf is not installed (make lint brings it)")
+    assert buf is not None, "buf is not installed: `make ready` brings it"
     for arguments in (["--list-services"], ["--data", '{"text": "hello"}', "/meshtest.v1.EchoService/Say"]):
         *options, path = arguments if arguments[-1].startswith("/") else [*arguments, ""]
         process = await asyncio.create_subprocess_exec(
