@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from history_svc.records import Frame
 
 Vector = NDArray[np.float32]
+_TINY = 1e-12  # faces that cancel each other out have no mean
 
 
 @dataclass(slots=True, eq=False)
@@ -60,31 +61,30 @@ class Appearance:
         )
         self.face_sum, self.face_square, self.frames = other.face_sum, other.face_square, other.frames
 
-    def see(self, row: bytes, time_ns: int, face_score: float, vector: Vector | None) -> None:
-        """Adds a detection: its packed row, its time, how good its face is (below 0: none), its (d,) face vector."""
+    def see(self, row: bytes, time_ns: int, score: float, vector: Vector | None, likeness: float | None) -> None:
+        """Adds a detection: its packed row, its time, how good its face is (below 0: none), its (d,) face vector.
+
+        `likeness` is the dot product of that vector with `face_sum` where it is known already.
+        """
         self.count += 1
         if time_ns < self.start_ns:
             self.start_ns, self.entry = time_ns, row
         # Of several at one moment the last to arrive is the exit.
         if time_ns >= self.end_ns:
             self.end_ns, self.exit = time_ns, row
-        if face_score >= 0.0:
+        if score >= 0.0:
             self.face_count += 1
-            if face_score > self.best_score:
-                self.best, self.best_score = row, face_score
+            if score > self.best_score:
+                self.best, self.best_score = row, score
         if vector is not None:
             if self.face_sum is None:
                 self.face_sum, self.face_square = vector.copy(), 1.0
             else:
+                if likeness is None:
+                    likeness = float(self.face_sum.dot(vector))
                 # A new array, not `+=`: a copy of this appearance may share the old one.
                 self.face_sum = self.face_sum + vector
-                self.face_square = float(np.dot(self.face_sum, self.face_sum))
-
-    def similarity(self, vector: Vector) -> float:
-        """Cosine of a normalised (d,) face to the mean face. Only with a face."""
-        if self.face_sum is None or self.face_square <= 0.0:
-            return 0.0
-        return float(np.dot(self.face_sum, vector)) / math.sqrt(self.face_square)
+                self.face_square += 2.0 * likeness + 1.0
 
     def distance_ns(self, time_ns: int) -> int:
         """Time between `time_ns` and this appearance, 0 within it."""
@@ -100,20 +100,31 @@ class Rules:
     other_person: float
     """When its face has a lower cosine than this to the mean face of each appearance within the gap."""
 
-    def choose(self, candidates: list[Appearance], time_ns: int, vector: Vector | None) -> Appearance | None:
-        """The appearance of the track that a detection belongs to, None when it begins a new one.
+    def choose(
+        self, candidates: list[Appearance], time_ns: int, vector: Vector | None
+    ) -> tuple[Appearance | None, float | None]:
+        """The appearance of the track that a detection belongs to, None when it begins a new one; and `see`'s likeness.
 
         `candidates` are the track's appearances; those out of the gap are left out here. A face goes where it fits
         best, so that one bad face (the back of a head) splits nothing for good; one without goes to the latest.
         """
-        near = [one for one in candidates if one.distance_ns(time_ns) <= self.gap_ns]
+        gap_ns = self.gap_ns
+        near = [one for one in candidates if one.start_ns - gap_ns <= time_ns <= one.end_ns + gap_ns]
         if not near:
-            return None
+            return None, None
         if vector is not None:
-            faces = [one for one in near if one.face_sum is not None]
-            best = max(((one.similarity(vector), one.end_ns, one.id, one) for one in faces), default=None)
+            best: tuple[float, int, bytes] | None = None
+            chosen, chosen_likeness = None, 0.0
+            for one in near:
+                if one.face_sum is not None:
+                    likeness = float(one.face_sum.dot(vector))
+                    fit = (likeness / math.sqrt(max(one.face_square, _TINY)), one.end_ns, one.id)
+                    if best is None or fit > best:
+                        best, chosen, chosen_likeness = fit, one, likeness
             if best is not None and best[0] >= self.other_person:
-                return best[3]
+                return chosen, chosen_likeness
             # One without a face so far contradicts nothing.
             near = [one for one in near if one.face_sum is None]
-        return max(near, key=lambda one: (-one.distance_ns(time_ns), one.end_ns, one.id), default=None)
+        if len(near) > 1:
+            near.sort(key=lambda one: (-one.distance_ns(time_ns), one.end_ns, one.id))
+        return (near[-1] if near else None), None

@@ -28,12 +28,14 @@ class Draft:
         stored = self._book.appearance_of(detection)
         return stored.id if stored is not None else self._placed.get(detection)
 
-    def choose(self, detection: bytes, track: Track, time_ns: int, vector: Vector | None) -> bytes:
-        """The id of the appearance that a new detection belongs to: its own id when it begins one."""
-        mine = self._by_track.get(track, [])
-        others = [one for one in self._book.near(track, time_ns) if one.id not in self._changed]
-        chosen = self._rules.choose(mine + others if others else mine, time_ns, vector)
-        return detection if chosen is None else chosen.id
+    def choose(self, detection: bytes, track: Track, time_ns: int, vector: Vector | None) -> tuple[bytes, float | None]:
+        """The id of the appearance that a new detection belongs to, its own id when it begins one; and the likeness."""
+        candidates = self._book.near(track, time_ns)
+        mine = self._by_track.get(track)
+        if mine is not None:
+            candidates = mine + [one for one in candidates if one.id not in self._changed]
+        chosen, likeness = self._rules.choose(candidates, time_ns, vector)
+        return (detection if chosen is None else chosen.id), likeness
 
     def place(
         self,
@@ -42,8 +44,9 @@ class Draft:
         track: Track,
         time_ns: int,
         row: bytes,
-        face_score: float,
+        score: float,
         vector: Vector | None,
+        likeness: float | None = None,
     ) -> None:
         """Adds a detection to an appearance, which is begun where it does not exist. The arguments are as in `see`."""
         appearance = self._changed.get(appearance_id)
@@ -57,7 +60,7 @@ class Draft:
             )
             self._changed[appearance_id] = appearance
             self._by_track.setdefault(track, []).append(appearance)
-        appearance.see(row, time_ns, face_score, vector)
+        appearance.see(row, time_ns, score, vector, likeness)
         self._placed[detection] = appearance_id
         self._detections.setdefault(appearance_id, []).append((detection, time_ns))
 

@@ -24,30 +24,26 @@ _AREA_WEIGHT, _MAX_AREA = 1e-10, 1e7
 
 
 class Observation(NamedTuple):
-    """One sound detection of a batch. Boxes are (x, y, width, height) in pixels."""
+    """One sound detection of a batch."""
 
     detection: bytes
     track: Track
     time_ns: int
     flags: int
     alignment: int
-    person_box: tuple[float, float, float, float]
-    face_box: tuple[float, float, float, float]
-    person_confidence: float
-    face_confidence: float
+    boxes: tuple[float, ...]
+    """Person and face box (x, y, width, height in pixels each), person and face confidence."""
+    score: float
+    """face_score of its face."""
     vector: Vector | None
-
-    @property
-    def face_score(self) -> float:
-        """How good its face is, for the best moment of an appearance; below 0 without one."""
-        return face_score(self.flags, self.face_confidence, self.face_box[2] * self.face_box[3])
 
 
 def face_score(flags: int, confidence: float, area: float) -> float:
-    """See Observation.face_score."""
+    """How good a face is, for the best moment of an appearance; below 0 without one. `area` in pixels."""
     if not flags & (HAS_VECTOR | HAS_FACE_BOX):
         return -1.0
-    return max(0.0, confidence) + _AREA_WEIGHT * max(0.0, min(area, _MAX_AREA))
+    area = 0.0 if area < 0.0 else min(area, _MAX_AREA)
+    return (confidence if confidence > 0.0 else 0.0) + _AREA_WEIGHT * area
 
 
 @dataclass(slots=True)
@@ -86,20 +82,22 @@ class Intake:
         batch = Batch(request.batch_id, frame_count=len(request.frames))
         foreign = self._foreign(request.parent)
         detections = request.detections[:MAX_DETECTIONS]
-        with_face = [index for index, one in enumerate(detections) if one.HasField("embedding")]
+        faces = [one.embedding if one.HasField("embedding") else None for one in detections]
         vectors, bad = embeddings.decode_batch(
-            [detections[index].embedding for index in with_face], model=self.model, dimension=self.dimension
+            [face for face in faces if face is not None], model=self.model, dimension=self.dimension
         )
-        rows = {index: row for row, index in enumerate(with_face)}
-        for index, detection in enumerate(detections):
+        row = -1
+        for index, (detection, face) in enumerate(zip(detections, faces, strict=True)):
+            vector = None
+            if face is not None:
+                row += 1
+                vector = vectors[row]
             try:
                 if foreign is not None:
                     raise foreign
-                row = rows.get(index)
-                if row is not None and row in bad:
-                    raise _bad_embedding(detection.embedding.model, self.model, bad[row])
-                vector = None if row is None else vectors[row]
-                batch.observations.append(self._observe(detection, vector, oldest_ns, newest_ns))
+                if face is not None and row in bad:
+                    raise _bad_embedding(face.model, self.model, bad[row])
+                batch.observations.append(self._observe(detection, face, vector, oldest_ns, newest_ns))
             except MeshError as error:
                 batch.errors.append(item_error(index, detection.detection_id, error))
         for index in range(MAX_DETECTIONS, len(request.detections)):
@@ -122,9 +120,14 @@ class Intake:
         return None if store == self.store else wrong_store("parent", self.store)
 
     def _observe(
-        self, detection: common_pb2.Detection, vector: Vector | None, oldest_ns: int, newest_ns: int
+        self,
+        detection: common_pb2.Detection,
+        embedding: common_pb2.Embedding | None,
+        vector: Vector | None,
+        oldest_ns: int,
+        newest_ns: int,
     ) -> Observation:
-        detection_id, object_id, moment = detection.detection_id, detection.object_id, detection.detect_time
+        object_id, moment = detection.object_id, detection.detect_time
         time_ns = moment.seconds * 1_000_000_000 + moment.nanos
         if not oldest_ns <= time_ns <= newest_ns:
             if not detection.HasField("detect_time"):
@@ -133,7 +136,7 @@ class Intake:
         if not 0 < len(object_id) <= _MAX_OBJECT_ID:
             raise _wrong("object_id", f"must have 1 to {_MAX_OBJECT_ID} characters")
         flags = 0 if vector is None else HAS_VECTOR
-        person, face = _NO_BOX, _NO_BOX
+        person = face = _NO_BOX
         if detection.HasField("person_box"):
             flags |= HAS_PERSON_BOX
             box = detection.person_box
@@ -143,18 +146,17 @@ class Intake:
             box = detection.face_box
             face = (box.x, box.y, box.width, box.height)
         person_confidence, face_confidence = detection.person_confidence, detection.face_confidence
-        if not isfinite(sum(person) + sum(face) + person_confidence + face_confidence):
+        boxes = (*person, *face, person_confidence, face_confidence)
+        if not isfinite(sum(boxes)):
             raise _wrong("person_box", "boxes and confidences must be finite numbers")
         return Observation(
-            _detection_id(detection_id),
+            _detection_id(detection.detection_id),
             (_camera(detection.camera, self.store), object_id),
             time_ns,
             flags,
-            detection.embedding.alignment & 0xFF if vector is not None else 0,
-            person,
-            face,
-            person_confidence,
-            face_confidence,
+            embedding.alignment & 0xFF if embedding is not None else 0,
+            boxes,
+            face_score(flags, face_confidence, face[2] * face[3]),
             vector,
         )
 
@@ -204,7 +206,7 @@ def wrong_store(field_path: str, store: str) -> InvalidArgument:
 
 def _hex_id(text: str) -> bytes:
     value = bytes.fromhex(text)
-    if len(value) != 16 or len(text) != 32 or text != text.lower():
+    if len(value) != 16 or value.hex() != text:
         raise ValueError("not 32 hex digits")
     return value
 

@@ -1,7 +1,8 @@
 """The form of detections and frames in the log, and of detections in memory.
 
 A record is a group of batches: packed rows of fixed size, then the vectors of those with a face as little-endian
-float32, so that replay reads whole arrays. The appearance that was decided is part of the row: replay decides nothing again.
+float32, so that replay reads whole arrays. The appearance that was decided is part of the row: replay decides nothing
+again.
 """
 
 from __future__ import annotations

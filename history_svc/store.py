@@ -273,26 +273,16 @@ def _decide(draft: Draft, jobs: list[_Job]) -> _Group:
     tracks, rows = group.tracks, group.rows
     for job in jobs:
         answer: list[bytes] = []
-        for one in job.observations:
-            detection, track, time_ns, vector = one.detection, one.track, one.time_ns, one.vector
+        for detection, track, time_ns, flags, alignment, boxes, score, vector in job.observations:
             appearance = draft.known(detection)
             if appearance is None:
-                appearance = draft.choose(detection, track, time_ns, vector)
-                row = PACKED.pack(
-                    detection,
-                    appearance,
-                    time_ns,
-                    tracks.setdefault(track, len(tracks)),
-                    one.flags,
-                    one.alignment,
-                    *one.person_box,
-                    *one.face_box,
-                    one.person_confidence,
-                    one.face_confidence,
-                )
-                draft.place(detection, appearance, track, time_ns, row, one.face_score, vector)
+                appearance, likeness = draft.choose(detection, track, time_ns, vector)
+                at = tracks.setdefault(track, len(tracks))
+                row = PACKED.pack(detection, appearance, time_ns, at, flags, alignment, *boxes)
+                draft.place(detection, appearance, track, time_ns, row, score, vector, likeness)
                 rows.append(row)
-                group.newest_ns = max(group.newest_ns, time_ns)
+                if time_ns > group.newest_ns:
+                    group.newest_ns = time_ns
                 if vector is not None:
                     group.vectors.append(vector)
                     group.faces.append(row)
