@@ -1,6 +1,7 @@
 """Fetches model files from their official addresses: with progress, checked, never half a file."""
 
 import hashlib
+import http.client
 import os
 import tempfile
 import urllib.error
@@ -58,7 +59,7 @@ def _fetch(target: Path, file: ModelFile, progress: Progress, task: TaskID) -> N
                 partial.replace(target)
             finally:
                 partial.unlink(missing_ok=True)
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         raise ModelsError(
             f"{file.source_url} cannot be fetched ({getattr(error, 'reason', error)}): connect to a network, or {_ELSE}"
         ) from error

@@ -46,7 +46,8 @@ class Network:
     def __init__(self, compiled: ov.CompiledModel) -> None:
         self._queue: ov.AsyncInferQueue[Future[Output]] = ov.AsyncInferQueue(compiled)
         self._queue.set_callback(_resolve)
-        # start_async looks for an idle request and takes it in two steps: two threads at once can get the same one.
+        # start_async looks for an idle request and takes it in two steps: two threads at once can get the same one, and
+        # that ends in a segmentation fault (openvino 2026.4, seen within a second with 16 threads).
         self._starting = threading.Lock()
         _, height, width, _ = compiled.input(0).shape
         self.size: tuple[int, int] = (width, height)

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import grpc
 from poi.v1 import common_pb2, embedding_pb2, embedding_pb2_grpc
 
-from embed_svc import images
+from embed_svc import images, metrics
 from embed_svc.faces import Alignment, Face, FaceFinder, single
 from embed_svc.models import Manifest, Task
 from embed_svc.settings import EmbedSettings
@@ -103,16 +103,22 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
             response.error.CopyFrom(errors.to_status(error))
         return response
 
+    @metrics.IMAGE_SECONDS.time()
     def _analyse(self, data: bytes, options: embedding_pb2.FaceOptions) -> _Analysed:
-        image = images.decode(
-            data, max_bytes=self._settings.max_image_bytes, max_pixels=self._settings.max_image_pixels
-        )
+        try:
+            image = images.decode(
+                data, max_bytes=self._settings.max_image_bytes, max_pixels=self._settings.max_image_pixels
+            )
+        except errors.MeshError as error:
+            metrics.REFUSED.labels(error.reason).inc()
+            raise
         faces = self._finder.find(
             image,
             min_confidence=options.min_confidence if options.HasField("min_confidence") else _MIN_CONFIDENCE,
             max_faces=options.max_faces or _MAX_FACES,
             alignments=[_ALIGNMENTS[kind] for kind in _wanted(options)],
         )
+        metrics.FACES.inc(len(faces))
         return _Analysed(faces, width=image.shape[1], height=image.shape[0])
 
     def _model(self, parent: str, task: Task) -> embedding_pb2.Model:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from embed_svc import metrics
 from mesh import errors
 
 T = TypeVar("T")
@@ -35,7 +36,8 @@ class Workers:
             )
         self._waiting += 1
         try:
-            await self._free.acquire()
+            with metrics.WAITING.track_inprogress():
+                await self._free.acquire()
         finally:
             self._waiting -= 1
         running = self._pool.submit(work)

@@ -155,7 +155,9 @@ def test_boxes_stay_inside_the_image(finder: FaceFinder, frames: Frames) -> None
     face = single(finder.find(frames(MAN)[0]))
     x, y, width, height = (int(value) for value in face.box)
     cut = np.ascontiguousarray(frames(MAN)[0][y + height // 4 :, : x + 3 * width // 4])
-    for found in finder.find(cut, min_confidence=0.3):
+    faces = finder.find(cut, min_confidence=0.3)
+    assert faces
+    for found in faces:
         left, top, wide, high = found.box
         assert left >= 0
         assert top >= 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -237,10 +238,20 @@ async def test_models_are_listed_by_name_in_pages(stub: Stub) -> None:
     assert seen == list(whole.models)
 
 
+def read(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return str(answer.read().decode())
+
+
 async def test_it_runs_as_a_program(service: StartService, models_dir: Path, tmp_path: Path, frames: Frames) -> None:
     environment = {"POI_MODELS_DIR": str(models_dir), "POI_EMBED_CACHE_DIR": str(tmp_path / "cache")}
     running = await asyncio.to_thread(service, "embed_svc", environment)
     async with connect(running.target, default_timeout=20) as channel:
         stub: Stub = embedding_pb2_grpc.EmbeddingServiceStub(channel)
         assert len((await stub.DetectFaces(detect(jpeg(frames(MAN)[0]), single_face=True))).faces) == 1
+        assert (await refusal(stub.DetectFaces(detect(b"no image")))).reason == "IMAGE_UNDECODABLE"
+    metrics = await asyncio.to_thread(read, running.metrics_url)
+    assert "poi_embed_faces_total 1.0" in metrics
+    assert 'poi_embed_images_refused_total{reason="IMAGE_UNDECODABLE"} 1.0' in metrics
+    assert "poi_embed_image_seconds_count 2.0" in metrics
     assert list((tmp_path / "cache").iterdir()), "compiled models are kept"
