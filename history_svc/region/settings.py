@@ -24,7 +24,7 @@ class RegionSettings(ServerSettings):
     gap_seconds: Annotated[float, Field(gt=0, le=3600)] = 3.0
     """Who is back in the scene's updates so soon never left; who is not, left at the last sight."""
     silence_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 10.0
-    """A scene without updates for so long has nobody in it any more. More than the gap and a scene's pause of updates."""
+    """A scene without updates for so long has nobody in it any more. More than the gap, and than its updates pause."""
     entered_max_seconds: Annotated[float, Field(ge=0, le=86_400)] = 3600.0
     """How far back an entry that the scene controller claims may lie; older claims are not believed."""
     max_ahead_seconds: Annotated[float, Field(ge=0, le=86_400)] = 3600.0

@@ -41,7 +41,7 @@ class SceneState:
     visits: tuple[Visit, ...] = ()
     """Those that go on, and those that silence closed and the next update may reopen (they have an exit)."""
     ends: Mapping[Presence, int] = field(default_factory=dict)
-    """The last exit of a person from a zone, for as long as `entered` could contradict it."""
+    """The last exit of a person from a zone, for as long as a believable `entered` could lie before it."""
 
 
 @dataclass(slots=True)
@@ -58,8 +58,9 @@ class Changes:
     """Those that are new or have changed in more than their last sight."""
     untracked: set[str] = field(default_factory=set)
     """Ids of visits that later updates cannot change any more."""
-    ends: dict[Presence, int] = field(default_factory=dict)
     forgotten_ends: set[Presence] = field(default_factory=set)
+    ends: dict[Presence, int] = field(default_factory=dict)
+    """Counts where an end is forgotten and set again."""
 
 
 class SceneTracker:
@@ -149,9 +150,6 @@ class SceneTracker:
             self._changes.visits[visit.id] = visit
         if visit.exit is not None:  # silence closed it, wrongly as we see now
             visit.exit = None
-            self._ends.pop(key, None)
-            self._changes.ends.pop(key, None)
-            self._changes.forgotten_ends.add(key)
             self._tell(Event.ENTERED, visit)
 
     def _leave(self, key: Presence, visit: Visit, when: int) -> None:
@@ -166,7 +164,6 @@ class SceneTracker:
         self._ends.pop(key, None)
         self._ends[key] = when
         self._changes.ends[key] = when
-        self._changes.forgotten_ends.discard(key)
 
     def _forget(self, before: int) -> None:
         """Drop the ends that no believable `entered` can contradict any more."""

@@ -1,0 +1,171 @@
+"""The rules of visits, one by one."""
+
+from history_svc.region.model import Update, visit_id
+from history_svc.region.tracker import Rules, SceneTracker
+from tests.region.scenes import at, seen, told
+
+RULES = Rules(gap=3_000, silence=10_000, entered_age=3_600_000)
+
+
+def after(*updates: Update) -> SceneTracker:
+    """A scene that has seen these updates."""
+    tracker = SceneTracker("hall", RULES)
+    for update in updates:
+        assert tracker.apply(update)
+    return tracker
+
+
+def test_a_walk_through_zones_makes_visits_that_touch() -> None:
+    tracker = after(at(1, seen("ann", "door")), at(2, seen("ann", "door")), at(3, seen("ann", "aisle")))
+    assert told(tracker.take_changes()) == [
+        ("entered", "ann", "door", 1),
+        ("exited", "ann", "door", 3),
+        ("entered", "ann", "aisle", 3),
+    ]
+
+
+def test_zones_may_overlap() -> None:
+    tracker = after(at(1, seen("ann", "hall")), at(2, seen("ann", "hall", "till")), at(4, seen("ann", "hall")))
+    assert told(tracker.take_changes()) == [
+        ("entered", "ann", "hall", 1),
+        ("entered", "ann", "till", 2),
+        ("exited", "ann", "till", 4),
+    ]
+    assert [visit.zone for visit in tracker.visits()] == ["hall"]
+
+
+def test_who_is_back_within_the_gap_goes_on_with_the_visit() -> None:
+    tracker = after(at(1, seen("ann", "door")), at(2), at(4, seen("ann", "door")), at(5, seen("ann")))
+    assert told(tracker.take_changes()) == [("entered", "ann", "door", 1), ("exited", "ann", "door", 5)]
+
+
+def test_who_vanishes_left_at_the_last_sight() -> None:
+    tracker = after(at(1, seen("ann", "door")), at(2, seen("ann", "door")), at(5))
+    assert told(tracker.take_changes()) == [("entered", "ann", "door", 1)]  # gone for just 3 s
+    tracker.apply(at(5.001))
+    assert told(tracker.take_changes()) == [("exited", "ann", "door", 2)]
+
+
+def test_who_is_back_too_late_begins_a_new_visit_even_if_the_controller_claims_the_old_entry() -> None:
+    entered = {"door": 1000}
+    tracker = after(at(1, seen("ann", "door", entered=entered)), at(2), at(4.5, seen("ann", "door", entered=entered)))
+    assert told(tracker.take_changes()) == [
+        ("entered", "ann", "door", 1),
+        ("exited", "ann", "door", 1),
+        ("entered", "ann", "door", 4.5),
+    ]
+
+
+def test_the_controllers_entry_counts_where_it_can_be_true() -> None:
+    for claimed, entry in [
+        (98_500, 98.5),
+        (100_000, 100),
+        (100_001, 100),  # after the update
+        (100_000 - 3_600_000, -3500),
+        (100_000 - 3_600_001, 100),  # absurdly old
+    ]:
+        tracker = after(at(100, seen("ann", "door", entered={"door": claimed})))
+        assert told(tracker.take_changes()) == [("entered", "ann", "door", entry)]
+
+
+def test_an_entry_before_the_end_of_the_last_visit_is_not_believed() -> None:
+    for claimed, entry in [(2_999, 6), (3_000, 6), (3_001, 3.001)]:
+        tracker = after(at(1, seen("ann", "door")), at(3, seen("ann")))
+        tracker.take_changes()
+        tracker.apply(at(6, seen("ann", "door", entered={"door": claimed})))
+        assert told(tracker.take_changes()) == [("entered", "ann", "door", entry)]
+
+
+def test_an_update_that_is_not_newer_changes_nothing() -> None:
+    tracker = after(at(1, seen("ann", "door")), at(2, seen("ann", "door")))
+    tracker.take_changes()
+    assert not tracker.apply(at(2, seen("bob", "door")))
+    assert not tracker.apply(at(1))
+    changes = tracker.take_changes()
+    assert (changes.events, changes.visits, changes.time) == ([], {}, 2000)
+
+
+def test_a_pause_of_all_updates_is_not_a_departure() -> None:
+    tracker = after(at(1, seen("ann", "door")), at(9, seen("ann", "door")), at(17, seen("ann")))
+    assert told(tracker.take_changes()) == [("entered", "ann", "door", 1), ("exited", "ann", "door", 17)]
+
+
+def test_a_long_silence_ends_every_visit_at_its_last_sight() -> None:
+    tracker = after(at(1, seen("ann", "door")), at(2, seen("ann", "door")), at(12.5, seen("ann", "door")))
+    assert told(tracker.take_changes()) == [
+        ("entered", "ann", "door", 1),
+        ("exited", "ann", "door", 2),
+        ("entered", "ann", "door", 12.5),
+    ]
+
+
+def test_the_clock_may_end_visits_before_the_next_update_does() -> None:
+    tracker = after(at(1, seen("ann", "door")), at(2, seen("ann", "door")))
+    tracker.take_changes()
+    tracker.fall_silent()
+    assert told(tracker.take_changes()) == [("exited", "ann", "door", 2)]
+    assert tracker.visits() == []
+    tracker.fall_silent()
+    tracker.apply(at(60))
+    assert told(tracker.take_changes()) == []  # once is enough
+
+
+def test_updates_that_were_only_late_reopen_what_silence_closed() -> None:
+    tracker = after(at(1, seen("ann", "door")), at(2, seen("ann", "door")))
+    (before,) = tracker.visits()
+    tracker.fall_silent()
+    tracker.take_changes()
+    tracker.apply(at(2.5, seen("ann", "door")))
+    changes = tracker.take_changes()
+    assert told(changes) == [("entered", "ann", "door", 1)]
+    assert [visit.id for visit in tracker.visits()] == [before.id]
+    tracker.apply(at(3, seen("ann")))
+    assert told(tracker.take_changes()) == [("exited", "ann", "door", 3)]
+
+
+def test_updates_that_were_only_late_correct_the_exit_that_silence_guessed() -> None:
+    tracker = after(at(1, seen("ann", "door")), at(2, seen("ann", "door")))
+    tracker.fall_silent()
+    tracker.take_changes()
+    tracker.apply(at(2.5, seen("ann", "till")))
+    assert told(tracker.take_changes()) == [("exited", "ann", "door", 2.5), ("entered", "ann", "till", 2.5)]
+
+
+def test_cameras_are_those_that_saw_any_of_it() -> None:
+    tracker = after(
+        at(1, seen("ann", "door", cameras=["c2"])),
+        at(2, seen("ann", "door", cameras=["c1", "c2"])),
+        at(3, seen("ann", "till", cameras=["c3"])),
+    )
+    changes = tracker.take_changes()
+    assert {visit.zone: visit.cameras for visit in changes.visits.values()} == {"door": ("c2", "c1"), "till": ("c3",)}
+
+
+def test_a_person_listed_twice_is_one_person() -> None:
+    tracker = after(at(1, seen("ann", "door", cameras=["c1"]), seen("ann", "till", "door", cameras=["c2"])))
+    assert told(tracker.take_changes()) == [("entered", "ann", "door", 1), ("entered", "ann", "till", 1)]
+    assert {visit.cameras for visit in tracker.visits()} == {("c1", "c2")}
+
+
+def test_only_what_changed_is_written() -> None:
+    tracker = after(at(1, seen("ann", "door", "hall"), seen("bob", "door")))
+    tracker.take_changes()
+    tracker.apply(at(2, seen("ann", "door", "hall")))
+    changes = tracker.take_changes()
+    assert (changes.events, changes.visits, changes.untracked, changes.ends) == ([], {}, set(), {})
+    assert changes.lagging == {visit_id("hall", "door", "bob", 1000): 1000}
+
+
+def test_old_ends_are_forgotten() -> None:
+    tracker = after(at(1, seen("ann", "door")), at(2, seen("ann")))
+    assert tracker.take_changes().ends == {("ann", "door"): 2000}
+    tracker.apply(at(3602))
+    assert tracker.take_changes().forgotten_ends == set()
+    tracker.apply(at(3602.001))
+    assert tracker.take_changes().forgotten_ends == {("ann", "door")}
+
+
+def test_the_id_of_a_visit_depends_on_scene_zone_person_and_entry() -> None:
+    ids = {visit_id(*key) for key in [("a", "b", "c", 1), ("a", "b", "c", 2), ("ab", "", "c", 1), ("a", "c", "b", 1)]}
+    assert len(ids) == 4
+    assert visit_id("a", "b", "c", 1) == visit_id("a", "b", "c", 1)
