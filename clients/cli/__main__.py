@@ -1,0 +1,43 @@
+"""`python -m clients.cli`: the `poi` command."""
+
+from typing import Annotated
+
+import typer
+
+from clients.cli import alerts, faces, operations, people, places
+from clients.cli.options import SERVICES
+from clients.cli.session import Mesh
+
+app = typer.Typer(
+    name="poi", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+)
+
+
+def _target(service: str) -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(
+        envvar=f"POI_{service.upper()}_TARGET", help=f"Where the {service} server is.", show_default=True
+    )
+    return option
+
+
+@app.callback()
+def poi(
+    context: typer.Context,
+    store: Annotated[str, typer.Option(envvar="POI_STORE", help="Id of the store.")] = "store-1",
+    embed_target: Annotated[str, _target("embed")] = SERVICES["embed"],
+    match_target: Annotated[str, _target("match")] = SERVICES["match"],
+    history_target: Annotated[str, _target("history")] = SERVICES["history"],
+    region_target: Annotated[str, _target("region")] = SERVICES["region"],
+    alert_target: Annotated[str, _target("alert")] = SERVICES["alert"],
+    ingest_target: Annotated[str, _target("ingest")] = SERVICES["ingest"],
+) -> None:
+    """Persons of interest: who they are, where they are, where they were."""
+    targets = (embed_target, match_target, history_target, region_target, alert_target, ingest_target)
+    context.obj = Mesh(store, dict(zip(SERVICES, targets, strict=True)))
+
+
+for commands in (people, faces, alerts, places, operations):
+    commands.register(app)
+
+if __name__ == "__main__":
+    app(prog_name="poi")

@@ -1,0 +1,186 @@
+"""Alerts: list and follow them, acknowledge and resolve them."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+from enum import StrEnum
+from typing import Annotated, Any, Final
+
+import grpc
+import typer
+from poi.v1 import alert_pb2, alert_pb2_grpc, common_pb2
+
+from clients.cli import output
+from clients.cli.options import Cameras, Json, MinSeverity, Pois, Since, interval, timestamp
+from clients.cli.session import Mesh, execute, explain, pages
+from mesh import names
+from mesh.errors import from_rpc
+
+_DEFAULT_LIMIT: Final = 50
+_RECONNECT_SECONDS: Final = 0.5
+
+
+class State(StrEnum):
+    """As in the contract, for people to type."""
+
+    NEW = "NEW"
+    ACKNOWLEDGED = "ACKNOWLEDGED"
+    RESOLVED = "RESOLVED"
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command()(alerts)
+    app.command()(ack)
+    app.command()(resolve)
+
+
+def alerts(
+    context: typer.Context,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as alerts come in.")] = False,
+    since: Since = None,
+    cursor: Annotated[str, typer.Option(metavar="CURSOR", help="Follow from there on, missing nothing.")] = "",
+    state: Annotated[State | None, typer.Option(case_sensitive=False, help="Only in this state (lists only).")] = None,
+    min_severity: MinSeverity = None,
+    camera: Cameras = None,
+    poi: Pois = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="At most so many (50 in a list, no end when following).")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Lists the alerts, newest first, or follows what happens to them, oldest first.
+
+    Following goes on over restarts of the server; when it ends it says the cursor to go on from.
+    """
+    mesh: Mesh = context.obj
+    if (follow or cursor) and state:
+        raise typer.BadParameter("--state is for lists: it cannot be combined with --follow or --cursor")
+    if since and cursor:
+        raise typer.BadParameter("--since and --cursor both say where to begin: give one")
+
+    async def run() -> None:
+        least = min_severity.number if min_severity else common_pb2.SEVERITY_UNSPECIFIED
+        cameras = [mesh.name(names.camera, each) for each in camera or ()]
+        pois = [mesh.name(names.poi, each) for each in poi or ()]
+        async with mesh.channel("alert") as channel:
+            stub = alert_pb2_grpc.AlertServiceStub(channel)
+            if follow or cursor:
+                live = alert_pb2.StreamAlertsRequest(parent=mesh.parent, min_severity=least, cameras=cameras, pois=pois)
+                if since:
+                    live.start_time.CopyFrom(timestamp(since))
+                elif cursor:
+                    live.cursor = cursor
+                await _follow(stub, live, limit, json)
+                return
+            request = alert_pb2.ListAlertsRequest(
+                parent=mesh.parent, interval=interval(since, None), min_severity=least, cameras=cameras, pois=pois
+            )
+            if state:
+                request.state = alert_pb2.AlertState.Value(f"ALERT_STATE_{state.value}")
+            page = await pages(stub.ListAlerts, request, "alerts", limit or _DEFAULT_LIMIT)
+        if json:
+            output.print_json(page)
+            return
+        output.print_table(
+            ("RAISED", "STATE", "SEVERITY", "WHO", "CAMERA", "SIMILARITY", "ALERT"),
+            (
+                (
+                    output.clock(alert.create_time),
+                    _state(alert),
+                    output.severity(alert.match.severity),
+                    alert.match.display_name or output.short(alert.match.poi),
+                    output.short(alert.camera),
+                    output.closeness(alert.match),
+                    output.short(alert.name),
+                )
+                for alert in page.alerts
+            ),
+            nothing="no alerts",
+        )
+        output.print_more(page, limit or _DEFAULT_LIMIT)
+
+    execute(run())
+
+
+Alert = Annotated[str, typer.Argument(metavar="ALERT", help="Id or name of the alert.")]
+Actor = Annotated[str, typer.Option(envvar="POI_ACTOR", help="Who does it.", default_factory=getpass.getuser)]
+Note = Annotated[str, typer.Option(help="What there is to say.")]
+Etag = Annotated[str, typer.Option(help="Only if it still has this etag.")]
+
+
+def ack(
+    context: typer.Context, alert: Alert, actor: Actor, note: Note = "", etag: Etag = "", json: Json = False
+) -> None:
+    """Says that you look after an alert."""
+    _act(context.obj, "AcknowledgeAlert", alert_pb2.AcknowledgeAlertRequest, alert, (actor, note, etag), json)
+
+
+def resolve(
+    context: typer.Context, alert: Alert, actor: Actor, note: Note = "", etag: Etag = "", json: Json = False
+) -> None:
+    """Says that an alert is done with."""
+    _act(context.obj, "ResolveAlert", alert_pb2.ResolveAlertRequest, alert, (actor, note, etag), json)
+
+
+def _act(mesh: Mesh, method: str, request: type[Any], alert: str, said: tuple[str, str, str], as_json: bool) -> None:
+    actor, note, etag = said
+
+    async def run() -> None:
+        name = mesh.name(names.alert, alert)
+        async with mesh.channel("alert") as channel:
+            call = getattr(alert_pb2_grpc.AlertServiceStub(channel), method)
+            changed: alert_pb2.Alert = await call(request(name=name, actor=actor, note=note, etag=etag))
+        if as_json:
+            output.print_json(changed)
+            return
+        action = changed.resolution if changed.HasField("resolution") else changed.acknowledgement
+        output.print_line(output.short(changed.name), _state(changed), f"by {action.actor}")
+
+    execute(run())
+
+
+async def _follow(stub: Any, request: alert_pb2.StreamAlertsRequest, limit: int | None, as_json: bool) -> None:
+    seen = 0
+    try:
+        while True:
+            try:
+                async for response in stub.StreamAlerts(request):
+                    request.cursor = response.cursor  # takes the place of a start time
+                    if response.event == alert_pb2.ALERT_EVENT_HEARTBEAT:
+                        continue
+                    _print_event(response, as_json)
+                    seen += 1
+                    if seen == limit:
+                        return
+            except grpc.aio.AioRpcError as error:
+                if not from_rpc(error).retryable:
+                    raise
+                output.complain(f"{explain(from_rpc(error))}: connecting again")
+            await asyncio.sleep(_RECONNECT_SECONDS)
+    finally:
+        if request.cursor:
+            output.complain(f"go on with: poi alerts --cursor {request.cursor}")
+
+
+def _print_event(response: alert_pb2.StreamAlertsResponse, as_json: bool) -> None:
+    if as_json:
+        output.print_json(response, one_line=True)
+        return
+    alert = response.alert
+    late = (alert.create_time.ToNanoseconds() - alert.detect_time.ToNanoseconds()) / 1e6
+    output.print_line(
+        output.clock(alert.update_time),
+        alert_pb2.AlertEvent.Name(response.event).removeprefix("ALERT_EVENT_"),
+        output.severity(alert.match.severity),
+        alert.match.display_name or output.short(alert.match.poi),
+        f"at {output.short(alert.camera)}",
+        output.closeness(alert.match),
+        f"{late:.0f} ms after the frame",
+        output.short(alert.name),
+    )
+
+
+def _state(alert: alert_pb2.Alert) -> str:
+    return alert_pb2.AlertState.Name(alert.state).removeprefix("ALERT_STATE_")

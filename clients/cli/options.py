@@ -1,0 +1,78 @@
+"""Options that several commands share, and how their values are read."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Annotated, Final
+
+import typer
+from google.protobuf.timestamp_pb2 import Timestamp
+from poi.v1 import common_pb2
+
+_AGO: Final = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+SERVICES: Final = {
+    "embed": "127.0.0.1:7001",
+    "match": "127.0.0.1:7002",
+    "history": "127.0.0.1:7003",
+    "region": "127.0.0.1:7004",
+    "alert": "127.0.0.1:7005",
+    "ingest": "127.0.0.1:7006",
+}
+"""The servers, and where each listens by default."""
+
+
+class Severity(StrEnum):
+    """As in the contract, for people to type."""
+
+    LOW = "LOW"
+    MEDIUM = "MEDIUM"
+    HIGH = "HIGH"
+
+    @property
+    def number(self) -> common_pb2.Severity.ValueType:
+        """The contract's value."""
+        return common_pb2.Severity.Value(f"SEVERITY_{self.value}")
+
+
+def a_time(text: str) -> datetime:
+    """An aware moment: `90m` or `7d` ago, or ISO 8601, in local time unless it says. Raises BadParameter."""
+    ago = _AGO.fullmatch(text)
+    try:
+        if ago:
+            return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: float(ago[1])})
+        return datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(f"{text!r} is neither like 30s, 90m, 12h or 7d nor an ISO 8601 time") from None
+
+
+def timestamp(moment: datetime) -> Timestamp:
+    """The contract's form of a moment."""
+    made = Timestamp()
+    made.FromDatetime(moment)
+    return made
+
+
+def interval(since: datetime | None, until: datetime | None) -> common_pb2.Interval:
+    """The contract's form of a span, open where nothing was said."""
+    made = common_pb2.Interval()
+    if since:
+        made.start_time.CopyFrom(timestamp(since))
+    if until:
+        made.end_time.CopyFrom(timestamp(until))
+    return made
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON (of the contract's message).")]
+Since = Annotated[
+    datetime | None, typer.Option(parser=a_time, metavar="TIME", help="From then on: 30s, 90m, 12h, 7d, or ISO 8601.")
+]
+Until = Annotated[datetime | None, typer.Option(parser=a_time, metavar="TIME", help="Before that: as --since.")]
+Cameras = Annotated[list[str] | None, typer.Option("--camera", metavar="CAMERA", help="Only this camera (repeat).")]
+Pois = Annotated[list[str] | None, typer.Option("--poi", metavar="POI", help="Only this person (repeat).")]
+MinSeverity = Annotated[Severity | None, typer.Option(case_sensitive=False, help="At least so severe.")]
+Limit = Annotated[int, typer.Option(min=1, metavar="N", help="At most so many.")]

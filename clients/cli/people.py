@@ -1,0 +1,114 @@
+"""Persons of interest: enrol, list, delete."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from poi.v1 import poi_pb2, poi_pb2_grpc
+
+from clients.cli import output
+from clients.cli.options import Json, Limit, Severity, a_time, timestamp
+from clients.cli.session import Mesh, execute, pages, read_image
+from mesh import names
+
+_ENROL_SECONDS: Final = 30.0
+_COLUMNS: Final = ("POI", "NAME", "SEVERITY", "THRESHOLD", "FACES", "ENROLLED", "EXPIRES")
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command()(enrol)
+    app.command("list")(list_pois)
+    app.command()(delete)
+
+
+def enrol(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="What operators call the person.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Photos, one face on each, 10 at most.")],
+    severity: Annotated[Severity, typer.Option(case_sensitive=False, help="How much it matters.")] = Severity.MEDIUM,
+    poi_id: Annotated[str, typer.Option("--id", help="Id to take; one is made otherwise.")] = "",
+    notes: Annotated[str, typer.Option(help="Free text.")] = "",
+    threshold: Annotated[float | None, typer.Option(help="Least similarity; the store's otherwise.")] = None,
+    expires: Annotated[
+        datetime | None, typer.Option(parser=a_time, metavar="TIME", help="When to stop matching (ISO 8601).")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Enrols a person from photos."""
+    mesh: Mesh = context.obj
+
+    async def run() -> None:
+        person = poi_pb2.Poi(display_name=name, severity=severity.number, notes=notes, threshold=threshold)
+        if expires:
+            person.expire_time.CopyFrom(timestamp(expires))
+        request = poi_pb2.CreatePoiRequest(
+            parent=mesh.parent,
+            poi=person,
+            poi_id=poi_id,
+            images=[read_image(path) for path in images],
+            request_id=str(uuid.uuid4()),
+        )
+        async with mesh.channel("match", seconds=_ENROL_SECONDS) as channel:
+            made = await poi_pb2_grpc.PoiServiceStub(channel).CreatePoi(request)
+        if json:
+            output.print_json(made)
+        else:
+            output.print_table(_COLUMNS, [_row(made)], nothing="")
+
+    execute(run())
+
+
+def list_pois(context: typer.Context, limit: Limit = 100, json: Json = False) -> None:
+    """Lists the persons of interest, newest first."""
+    mesh: Mesh = context.obj
+
+    async def run() -> None:
+        async with mesh.channel("match") as channel:
+            call = poi_pb2_grpc.PoiServiceStub(channel).ListPois
+            page = await pages(call, poi_pb2.ListPoisRequest(parent=mesh.parent), "pois", limit)
+        if json:
+            output.print_json(page)
+            return
+        output.print_table(_COLUMNS, map(_row, page.pois), nothing="nobody is enrolled")
+        output.print_more(page, limit)
+
+    execute(run())
+
+
+def delete(
+    context: typer.Context,
+    poi: Annotated[str, typer.Argument(metavar="POI", help="Id or name of the person.")],
+    etag: Annotated[str, typer.Option(help="Only if it still has this etag.")] = "",
+    json: Json = False,
+) -> None:
+    """Removes a person and all their references."""
+    mesh: Mesh = context.obj
+
+    async def run() -> None:
+        name = mesh.name(names.poi, poi)
+        async with mesh.channel("match") as channel:
+            stub = poi_pb2_grpc.PoiServiceStub(channel)
+            done = await stub.DeletePoi(poi_pb2.DeletePoiRequest(name=name, etag=etag))
+        if json:
+            output.print_json(done)
+        else:
+            output.print_line(output.short(name), "deleted")
+
+    execute(run())
+
+
+def _row(person: poi_pb2.Poi) -> tuple[object, ...]:
+    return (
+        output.short(person.name),
+        person.display_name,
+        output.severity(person.severity),
+        f"{person.threshold:.2f}" if person.HasField("threshold") else "",
+        len(person.references),
+        output.clock(person.create_time),
+        output.clock(person.expire_time),
+    )

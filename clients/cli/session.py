@@ -1,0 +1,109 @@
+"""How a command reaches a server, and how it says what went wrong: one line on stderr, status 1."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import grpc
+import typer
+
+from clients.cli.output import complain
+from mesh import channels, names
+from mesh.errors import InvalidArgument, MeshError, from_rpc
+
+_ANSWER_SECONDS: Final = 5.0
+_MAX_PAGE: Final = 1000
+
+T = TypeVar("T")
+
+
+class Refused(Exception):
+    """What the user asked for cannot be done; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mesh:
+    """The store that commands are about, and where its servers are (by service name)."""
+
+    store: str
+    targets: dict[str, str]
+
+    @property
+    def parent(self) -> str:
+        """`stores/{store}`. Raises Refused."""
+        return self.name(names.store)
+
+    def name(self, make: Callable[..., str], *ids: str) -> str:
+        """The resource name of what a user calls by its id, or by its whole name already. Raises Refused."""
+        if ids and ids[0].startswith("stores/"):
+            return ids[0]
+        try:
+            return make(self.store, *ids)
+        except ValueError as error:
+            raise Refused(str(error)) from None
+
+    @asynccontextmanager
+    async def channel(self, service: str, *, seconds: float = _ANSWER_SECONDS) -> AsyncIterator[grpc.aio.Channel]:
+        """A channel to a server that answers; a call has so many `seconds`. Raises Refused when it does not."""
+        channel = channels.connect(self.targets[service], default_timeout=seconds)
+        try:
+            try:
+                await asyncio.wait_for(channel.channel_ready(), _ANSWER_SECONDS)
+            except TimeoutError:
+                where = f"{self.targets[service]} (POI_{service.upper()}_TARGET)"
+                raise Refused(f"the {service} server does not answer at {where}") from None
+            yield channel
+        finally:
+            await channel.close()
+
+
+def execute(work: Coroutine[Any, Any, T]) -> T:
+    """Runs a command to its end; what fails becomes one line and status 1, Ctrl-C status 130."""
+    try:
+        return asyncio.run(work)
+    except grpc.aio.AioRpcError as error:
+        complain(explain(from_rpc(error)))
+    except MeshError as error:
+        complain(explain(error))
+    except (Refused, OSError) as error:
+        complain(str(error))
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    raise typer.Exit(1)
+
+
+def explain(error: MeshError) -> str:
+    """The error in one line: what, where in the request, and the reason that a program would look at."""
+    fields = ""
+    if isinstance(error, InvalidArgument):
+        told = [f"{field}: {text}" if field else text for field, text in error.violations]
+        fields = "".join(f"; {each}" for each in told if each not in error.message)
+    return f"{error.message}{fields} ({error.reason})"
+
+
+def read_image(path: Path) -> bytes:
+    """The bytes of an image file. Raises Refused."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Refused(f"{path}: {error.strerror or error}") from None
+
+
+async def pages(call: Callable[[Any], Any], request: Any, items: str, limit: int) -> Any:
+    """The response with the first `limit` of all pages' `items`; it keeps a page token where there are more."""
+    whole: Any = None
+    while whole is None or (whole.next_page_token and len(getattr(whole, items)) < limit):
+        request.page_size = min(limit - (len(getattr(whole, items)) if whole else 0), _MAX_PAGE)
+        request.page_token = whole.next_page_token if whole else ""
+        page = await call(request)
+        if whole is None:
+            whole = page
+        else:
+            getattr(whole, items).extend(getattr(page, items))
+            whole.next_page_token = page.next_page_token
+    return whole
