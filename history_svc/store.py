@@ -207,7 +207,7 @@ class History:
             group = _decide(draft, jobs)
             first_face = self.index.next_number
             payloads = [encode_frame(link) for link in group.links]
-            vectors = np.array(group.vectors, np.float32).reshape(len(group.vectors), -1)
+            vectors = np.array(group.vectors, np.float32).reshape(-1, self._intake.dimension)
             if group.rows:
                 payloads.insert(0, encode_detections(list(group.tracks), b"".join(group.rows), vectors, first_face))
             if payloads:

@@ -1,0 +1,54 @@
+"""A running HistoryService."""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from mesh.local import Service
+from tests.conftest import StartService
+from tests.history_svc.client import Client
+
+StartHistory = Callable[..., Service]
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """Where the server keeps its data."""
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def start(service: StartService, data_dir: Path, free_port: int) -> StartHistory:
+    """Starts the server on `data_dir`, with settings; the services it asks are not there unless given."""
+
+    def start_history(env: Mapping[str, str] | None = None, name: str = "history") -> Service:
+        nobody = f"127.0.0.1:{free_port}"
+        return service(
+            "history_svc",
+            {
+                "POI_HISTORY_DATA_DIR": str(data_dir),
+                "POI_EMBED_TARGET": nobody,
+                "POI_MATCH_TARGET": nobody,
+                "POI_REGION_TARGET": nobody,
+                "POI_HISTORY_REGION_TIMEOUT": "0.05",
+                "POI_HISTORY_DRAIN_SECONDS": "0",
+                **(env or {}),
+            },
+            name=name,
+        )
+
+    return start_history
+
+
+@pytest.fixture
+def server(start: StartHistory) -> Service:
+    """A server with the default settings."""
+    return start()
+
+
+@pytest.fixture
+async def client(server: Service) -> AsyncIterator[Client]:
+    """A client of that server."""
+    async with Client(server.target) as one:
+        yield one
