@@ -22,7 +22,7 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin
 .PHONY: help demo test lint bench proto models media lock image clean ready
 
 help: ## list these commands
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
 
 demo: $(RUNTIME) $(STUBS) ## the whole mesh on recorded cameras, alerts as they come (ONCE=1: end by itself)
 	@$(PY) -m demo $(if $(filter-out 0,$(ONCE)),--once)
