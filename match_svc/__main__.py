@@ -18,17 +18,16 @@ from mesh.aio import Background
 from mesh.server import Server, run
 from mesh.settings import load
 
-SERVICES = ("poi.v1.PoiService", "poi.v1.MatchService")
+POI_SERVICE, MATCH_SERVICE = "poi.v1.PoiService", "poi.v1.MatchService"
 
 
-async def main() -> None:
-    """Serve until told to stop."""
-    settings = load(MatchServerSettings)
+def assemble(settings: MatchServerSettings) -> Server:
+    """The server with all its parts, to be started inside the running event loop."""
     server = Server(settings)
 
     def set_serving(serving: bool) -> None:
-        for service in SERVICES:
-            server.set_serving(service, serving)
+        server.set_serving(POI_SERVICE, serving)
+        server.set_serving(MATCH_SERVICE, serving)
 
     redis = mesh_redis.connect(settings.redis_url)
     embed = channels.connect(settings.embed_target, max_message_bytes=settings.max_message_bytes)
@@ -40,19 +39,24 @@ async def main() -> None:
     matcher = Matcher(decisions, settings.max_matches, settings.search_threads)
     enrolment = Enrolment(registry, embedding_pb2_grpc.EmbeddingServiceStub(embed), settings.embed_timeout)
 
-    server.add(poi_pb2_grpc.add_PoiServiceServicer_to_server, PoiServicer(registry, enrolment), SERVICES[0])
+    server.add(poi_pb2_grpc.add_PoiServiceServicer_to_server, PoiServicer(registry, enrolment), POI_SERVICE)
     server.add(
         match_pb2_grpc.add_MatchServiceServicer_to_server,
         MatchServicer(registry, follower, matcher, settings.default_threshold, server.draining),
-        SERVICES[1],
+        MATCH_SERVICE,
     )
     set_serving(False)  # until the registry was loaded
     background = Background()
-    for close in (redis.aclose, embed.close, matcher.close, follower.close, background.close):
-        server.on_stop(close)
     background.start("follow", follower.run)
     background.start("write_decisions", decisions.run)
-    await server.serve()
+    for close in (redis.aclose, embed.close, matcher.close, follower.close, background.close):
+        server.on_stop(close)
+    return server
+
+
+async def main() -> None:
+    """Serve until told to stop."""
+    await assemble(load(MatchServerSettings)).serve()
 
 
 if __name__ == "__main__":

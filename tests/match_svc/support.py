@@ -1,0 +1,150 @@
+"""A replica of the match service in this process, and what its tests send to it."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+from poi.v1 import common_pb2, match_pb2, match_pb2_grpc, poi_pb2, poi_pb2_grpc
+from prometheus_client import REGISTRY
+
+from match_svc.__main__ import assemble
+from match_svc.settings import MatchServerSettings
+from mesh.channels import connect
+from mesh.server import Server
+from tests.support import embedding
+from tests.support.vectors import Vector
+
+STORE = "stores/store-1"
+
+
+@dataclass
+class Replica:
+    """One server and stubs of its services."""
+
+    server: Server
+    pois: "poi_pb2_grpc.PoiServiceAsyncStub"
+    match: "match_pb2_grpc.MatchServiceAsyncStub"
+    health: Any
+
+    async def enrol(
+        self, poi_id: str, *faces: Vector, alignment: int = common_pb2.ALIGNMENT_ALIGNED, **profile: Any
+    ) -> poi_pb2.Poi:
+        """Enrol a person from embeddings."""
+        return await self.pois.CreatePoi(
+            poi_pb2.CreatePoiRequest(
+                parent=STORE,
+                poi_id=poi_id,
+                poi=poi_pb2.Poi(**{"display_name": poi_id, **profile}),
+                embeddings=[embedding(face, alignment=common_pb2.Alignment.ValueType(alignment)) for face in faces],
+            )
+        )
+
+    async def who(self, face: Vector, alignment: int = common_pb2.ALIGNMENT_ALIGNED) -> list[str]:
+        """Ids of the persons that a face matches, best first."""
+        return [match.poi.rpartition("/")[2] for match in await self.matches(face, alignment)]
+
+    async def matches(self, face: Vector, alignment: int = common_pb2.ALIGNMENT_ALIGNED) -> Sequence[match_pb2.Match]:
+        """What a face matches, best first."""
+        response = await self.match.MatchFaces(
+            match_pb2.MatchFacesRequest(
+                parent=STORE, embeddings=[embedding(face, alignment=common_pb2.Alignment.ValueType(alignment))]
+            )
+        )
+        return response.faces[0].matches
+
+    async def stream(self, *batches: Iterable[common_pb2.Detection]) -> list[match_pb2.MatchDetectionsResponse]:
+        """One stream of these batches; their answers."""
+        requests = [
+            match_pb2.MatchDetectionsRequest(parent=STORE, batch_id=number, detections=batch)
+            for number, batch in enumerate(batches)
+        ]
+        return [response async for response in self.match.MatchDetections(iter(requests))]
+
+    async def seen(self, *detections: common_pb2.Detection) -> list[list[tuple[str, float]]]:
+        """(person, similarity rounded to 3 digits) of each detection, sent as one batch."""
+        (response,) = await self.stream(detections)
+        assert not response.errors
+        found = {result.detection_id: result.matches for result in response.results}
+        return [
+            [
+                (match.poi.rpartition("/")[2], round(match.similarity, 3))
+                for match in found.get(detection.detection_id, ())
+            ]
+            for detection in detections
+        ]
+
+    async def serving(self) -> bool:
+        """What health says of MatchService."""
+        answer = await self.health.Check(health_pb2.HealthCheckRequest(service="poi.v1.MatchService"))
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    async def loaded(self) -> None:
+        """Return when it is serving."""
+        async for answer in self.health.Watch(health_pb2.HealthCheckRequest(service="poi.v1.MatchService")):
+            if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                return
+
+
+@asynccontextmanager
+async def replica(redis_url: str, **settings: Any) -> AsyncIterator[Replica]:
+    """A running replica, loaded."""
+    async with unloaded_replica(redis_url, **settings) as running:
+        await running.loaded()
+        yield running
+
+
+@asynccontextmanager
+async def unloaded_replica(redis_url: str, **settings: Any) -> AsyncIterator[Replica]:
+    """A running replica that may still be loading."""
+    chosen = MatchServerSettings(
+        **{"redis_url": redis_url, "listen": "127.0.0.1:0", "metrics_listen": "", "drain_seconds": 0.0, **settings}
+    )
+    async with assemble(chosen) as server:
+        channel = connect(server.address)
+        try:
+            yield stubs(server, channel)
+        finally:
+            await channel.close()
+
+
+def stubs(server: Any, channel: grpc.aio.Channel) -> Replica:
+    """A replica's services through a channel."""
+    return Replica(
+        server,
+        poi_pb2_grpc.PoiServiceStub(channel),
+        match_pb2_grpc.MatchServiceStub(channel),
+        health_pb2_grpc.HealthStub(channel),
+    )
+
+
+async def refused(call: Awaitable[Any]) -> tuple[str, str, set[str]]:
+    """(status code, reason, violated fields) of a call that must fail."""
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        status = rpc_status.from_call(error)  # type: ignore[arg-type, unused-ignore]
+        assert status is not None, error
+        return error.code().name, *reason_and_fields(status)
+    raise AssertionError("the call was not refused")
+
+
+def reason_and_fields(status: status_pb2.Status) -> tuple[str, set[str]]:
+    """The reason, and the fields that are wrong, of a status."""
+    info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+    for detail in status.details:
+        detail.Unpack(info)
+        detail.Unpack(bad)
+    return info.reason, {violation.field for violation in bad.field_violations}
+
+
+def counter(name: str) -> float:
+    """A metric of this process now."""
+    return REGISTRY.get_sample_value(name) or 0.0
+
+
+Enrol = Callable[..., Awaitable[poi_pb2.Poi]]
