@@ -64,7 +64,7 @@ ready: $(DEV) $(STUBS) $(NODE)
 	command -v redis-server >/dev/null || missing="$$missing redis-server"; \
 	[ -z "$$missing" ] || scripts/system.sh $$missing
 
-$(RUNTIME): requirements.lock
+$(RUNTIME): requirements.lock scripts/venv.sh
 	@scripts/venv.sh
 	@echo "installing Python packages (requirements.lock)"
 	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r $<

@@ -57,6 +57,8 @@ def connect(
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.min_reconnect_backoff_ms", 1_000),
             ("grpc.max_reconnect_backoff_ms", 1_000),
+            # ... also where it came back under another address: names are looked up again after 1 s, not 30.
+            ("grpc.dns_min_time_between_resolutions_ms", 1_000),
         ],
         interceptors=[_DefaultDeadline(default_timeout)],
     )

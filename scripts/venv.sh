@@ -25,3 +25,7 @@ fi
 # The repository and its compiled contracts are importable without being installed.
 site=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 printf '%s\n%s/gen\n' "$PWD" "$PWD" >"$site/poi_mesh.pth"
+
+# The `poi` command.
+printf '#!/bin/sh\nexec "$(dirname "$0")/python" -m clients.cli "$@"\n' >.venv/bin/poi
+chmod +x .venv/bin/poi
