@@ -142,12 +142,12 @@ def _act(mesh: Mesh, method: str, request: type[Any], alert: str, said: tuple[st
 
 
 async def _follow(stub: Any, request: alert_pb2.StreamAlertsRequest, limit: int | None, as_json: bool) -> None:
-    seen = 0
+    seen, reached = 0, ""
     try:
         while True:
             try:
                 async for response in stub.StreamAlerts(request):
-                    request.cursor = response.cursor  # takes the place of a start time
+                    reached = request.cursor = response.cursor  # takes the place of a start time
                     if response.event == alert_pb2.ALERT_EVENT_HEARTBEAT:
                         continue
                     _print_event(response, as_json)
@@ -160,8 +160,8 @@ async def _follow(stub: Any, request: alert_pb2.StreamAlertsRequest, limit: int 
                 output.complain(f"{explain(from_rpc(error))}: connecting again")
             await asyncio.sleep(_RECONNECT_SECONDS)
     finally:
-        if request.cursor:
-            output.complain(f"go on with: poi alerts --cursor {request.cursor}")
+        if reached:
+            output.complain(f"go on with: poi alerts --cursor {reached}")
 
 
 def _print_event(response: alert_pb2.StreamAlertsResponse, as_json: bool) -> None:

@@ -63,7 +63,7 @@ def match(context: typer.Context, image: Image, json: Json = False) -> None:
 
 def search(
     context: typer.Context,
-    image: Annotated[Path | None, typer.Argument(metavar="[IMAGE]", help="A photo with one face.")] = None,
+    image: Annotated[Path | None, typer.Argument(metavar="IMAGE", help="A photo with one face.")] = None,
     poi: Annotated[str, typer.Option(metavar="POI", help="Instead of a photo: a person of interest.")] = "",
     appearance: Annotated[str, typer.Option(metavar="A", help="Instead of a photo: who appeared there.")] = "",
     since: Since = None,
