@@ -22,7 +22,7 @@ class RegionSettings(ServerSettings):
     redis_url: RedisUrl = "redis://127.0.0.1:6379/0"
     """Where scenes, visits and their events are kept."""
     gap_seconds: Annotated[float, Field(gt=0, le=3600)] = 3.0
-    """Who is back in the scene's updates so soon never left; who is not, left at the last sight."""
+    """Who is missing from a scene's updates for so long left at the last sight; who is back sooner never left."""
     silence_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 10.0
     """A scene without updates for so long has nobody in it any more. More than the gap, and than its updates pause."""
     entered_max_seconds: Annotated[float, Field(ge=0, le=86_400)] = 3600.0

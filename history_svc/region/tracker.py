@@ -3,7 +3,7 @@
 A person's stay in a zone
 - begins when the scene controller says (`entered`), where that can be true, else at the first update with them in it;
 - ends at the first update that has them elsewhere in the scene;
-- ends at its last sight when they vanish: not in any update for longer than `gap`. Who is back sooner goes on with it.
+- ends at its last sight when they vanish: not in any update for `gap`. Who is back sooner goes on with it.
 
 The scene may fall silent, too. For up to `silence` between two updates nobody is missed; a longer pause ends every
 visit at its last sight. The caller, who has a clock, may say so before the next update comes (`fall_silent`). If they
@@ -94,14 +94,14 @@ class SceneTracker:
         for key, visit in list(self._tracked.items()):
             absence = now - visit.seen
             # Nobody is missed in a pause between two updates; only an update without them counts.
-            unbroken = absence <= gap or (visit.seen == before and absence <= silence)
+            unbroken = absence < gap or (visit.seen == before and absence <= silence)
             if not unbroken:
                 self._leave(key, visit, visit.seen)
             elif key in present:
                 self._stay(key, visit, now, cameras[key[0]])
             elif key[0] in cameras:
                 self._leave(key, visit, now)
-            elif absence > gap:
+            elif absence >= gap:
                 self._leave(key, visit, visit.seen)
         for key, entered in present.items():
             if key not in self._tracked:

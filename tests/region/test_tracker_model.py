@@ -88,13 +88,13 @@ def _exit(sight: int, zone: str, found: list[SeenObject | None], updates: list[U
     last = updates[sight].time
     for index in range(sight + 1, len(updates)):
         away = updates[index].time - last
-        missed = away > RULES.gap if index > sight + 1 else away > RULES.silence
+        missed = away >= RULES.gap if index > sight + 1 else away > RULES.silence
         person = found[index]
         if person is not None:
             if missed:
                 return last
             return None if zone in person.zones else updates[index].time
-        if away > RULES.gap:
+        if away >= RULES.gap:
             return last
     return None
 

@@ -1,0 +1,276 @@
+"""The service through its contract."""
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import redis.asyncio
+from poi.v1 import common_pb2, region_pb2
+
+from history_svc.region.keys import Keys
+from mesh import tail
+from mesh.errors import MeshError, from_rpc, from_status
+from tests.region.client import SCENE, STORE, Stub, Watcher, check_truth, client, record, visits
+from tests.region.scenes import recorded_updates
+from tests.support import load_truth
+
+WOMAN = "1c9cbf2e-4f3c-4a0a-9a53-3a1f3f0a5b11"
+
+
+@pytest.fixture
+async def stub(service: Any, redis_url: str) -> AsyncIterator[Stub]:
+    env = {"POI_REDIS_URL": redis_url, "POI_REGION_HEARTBEAT_SECONDS": "0.2", "POI_REGION_DRAIN_SECONDS": "0.1"}
+    server = await asyncio.to_thread(service, "history_svc.region", env)
+    async with client(server.target) as connected:
+        yield connected
+
+
+def moment(message: region_pb2.SceneUpdate, seconds: float) -> None:
+    message.update_time.FromMilliseconds(round(seconds * 1000))
+
+
+def update(seconds: float, *people: tuple[str, Sequence[str]], scene: str = SCENE) -> region_pb2.SceneUpdate:
+    """Who is in which zones so many seconds after the epoch."""
+    message = region_pb2.SceneUpdate(scene=scene)
+    moment(message, seconds)
+    for object_id, zones in people:
+        message.objects.add(object_id=object_id, zones=[region_pb2.ZonePresence(zone_id=zone) for zone in zones])
+    return message
+
+
+async def refusal(call: Any) -> MeshError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return from_rpc(caught.value)
+
+
+async def test_the_recording_gives_the_true_dwell_times(stub: Stub, shared_dir: Path) -> None:
+    updates = recorded_updates(shared_dir)
+    await record(stub, updates, batch=8)
+    found = await visits(stub)
+    check_truth(found, load_truth(shared_dir))
+    assert [visit.enter_time.ToMilliseconds() for visit in found] == sorted(
+        (visit.enter_time.ToMilliseconds() for visit in found), reverse=True
+    )
+    cameras = {(visit.object_id, visit.zone.rpartition("/")[2]): list(visit.cameras) for visit in found}
+    assert cameras[WOMAN, "entrance"] == [f"{STORE}/cameras/Camera_01"]
+    seen_in_aisle = {c for u in updates for o in u.objects if o.object_id == WOMAN for z in o.zones
+                     if z.zone_id == "aisle-3" for c in o.cameras}  # fmt: skip
+    assert set(cameras[WOMAN, "aisle-3"]) == seen_in_aisle
+
+
+async def test_occupancy_is_that_of_the_last_update(stub: Stub, shared_dir: Path) -> None:
+    updates = recorded_updates(shared_dir)
+    name = f"{SCENE}/occupancy"
+    missing = await refusal(stub.GetOccupancy(region_pb2.GetOccupancyRequest(name=name)))
+    assert missing.code is grpc.StatusCode.NOT_FOUND
+    await record(stub, [one for one in updates if one.update_time.ToMilliseconds() <= 1_795_165_212_500], batch=100)
+    occupancy = await stub.GetOccupancy(region_pb2.GetOccupancyRequest(name=name))
+    assert occupancy.name == name
+    assert occupancy.update_time.ToMilliseconds() == 1_795_165_212_500
+    counts = {zone.zone.rpartition("/")[2]: zone.count for zone in occupancy.zones}
+    assert counts == {"entrance": 0, "aisle-3": 2, "aisle-5": 1}
+    assert all(zone.count == len(zone.object_ids) for zone in occupancy.zones)
+    await record(stub, updates, batch=100)
+    occupancy = await stub.GetOccupancy(region_pb2.GetOccupancyRequest(name=name))
+    assert {zone.zone.rpartition("/")[2]: zone.count for zone in occupancy.zones} == {
+        "entrance": 0, "aisle-3": 0, "aisle-5": 0, "checkout": 0
+    }  # fmt: skip
+
+
+async def test_a_bad_update_costs_itself_only(stub: Stub) -> None:
+    future = time.time() + 100 * 86_400
+    updates = [
+        update(1, ("ann", ["door"])),
+        update(2, ("ann", ["door"]), scene="stores/other/scenes/hall"),
+        update(2, ("ann", ["door"]), scene="hall"),
+        update(2, ("ann", ["the door"])),
+        update(2, ("", ["door"])),
+        update(2, ("x" * 129, ["door"])),
+        update(future),
+        region_pb2.SceneUpdate(scene=SCENE),
+        update(-5),
+        update(3, ("ann", ["till"])),
+    ]
+    updates[3].objects[0].cameras.append(f"{STORE}/cameras/c1")
+    bad_camera = update(2, ("ann", ["door"]))
+    bad_camera.objects[0].cameras.append("c1")
+    updates.insert(9, bad_camera)
+    call = stub.RecordSceneUpdates(
+        iter(
+            [
+                region_pb2.RecordSceneUpdatesRequest(parent=STORE, batch_id=7, updates=updates),
+                region_pb2.RecordSceneUpdatesRequest(parent="stores/", batch_id=8, updates=[update(4)]),
+                region_pb2.RecordSceneUpdatesRequest(
+                    parent=STORE, batch_id=9, updates=[update(4 + n / 1000) for n in range(257)]
+                ),
+                region_pb2.RecordSceneUpdatesRequest(parent=STORE, batch_id=10),
+            ]
+        )
+    )
+    first, second, third, fourth = [answer async for answer in call]
+    assert [error.index for error in first.errors] == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    refused = [from_status(error.status) for error in first.errors]
+    fields = [error.violations[0][0] for error in refused]  # type: ignore[attr-defined]
+    assert fields == [
+        "scene",
+        "scene",
+        "objects[0].zones[0].zone_id",
+        "objects[0].object_id",
+        "objects[0].object_id",
+        "update_time",
+        "update_time",
+        "update_time",
+        "objects[0].cameras[0]",
+    ]
+    assert refused[5].reason == "CLOCK_AHEAD"
+    assert first.errors[0].item_id == "stores/other/scenes/hall"
+    assert [error.index for error in second.errors] == [0]
+    assert [error.index for error in third.errors] == [256]
+    assert not fourth.errors
+    assert sorted(visit.zone.rpartition("/")[2] for visit in await visits(stub)) == ["door", "till"]
+
+
+async def test_filters_and_pages(stub: Stub, shared_dir: Path) -> None:
+    await record(stub, recorded_updates(shared_dir), batch=100)
+    whole = await visits(stub)
+    paged = await visits(stub, region_pb2.ListVisitsRequest(parent=STORE, page_size=1))
+    assert paged == whole
+
+    async def names(**query: Any) -> list[tuple[str, str]]:
+        found = await visits(stub, region_pb2.ListVisitsRequest(parent=STORE, **query))
+        return sorted((visit.object_id[:1], visit.zone.rpartition("/")[2]) for visit in found)
+
+    interval = common_pb2.Interval()
+    interval.start_time.FromMilliseconds(1_795_165_210_000)
+    interval.end_time.FromMilliseconds(1_795_165_212_000)
+    assert await names(interval=interval) == [("1", "aisle-3"), ("7", "aisle-3")]
+    interval.end_time.FromNanoseconds(1_795_165_212_000_000_001)
+    assert await names(interval=interval) == [("1", "aisle-3"), ("7", "aisle-3"), ("7", "aisle-5")]
+    assert await names(zones=[f"{SCENE}/zones/entrance"]) == [("1", "entrance"), ("7", "entrance")]
+    assert await names(object_ids=[WOMAN], zones=[f"{SCENE}/zones/entrance"]) == [("1", "entrance")]
+    assert await names(state=region_pb2.VISIT_STATE_OPEN) == []
+    assert await names(cameras=[f"{STORE}/cameras/nowhere"]) == []
+    assert len(await names(state=region_pb2.VISIT_STATE_CLOSED)) == len(whole) == 6
+
+
+async def test_an_open_visit_says_how_long_it_takes_so_far(stub: Stub) -> None:
+    await record(stub, [update(10, ("ann", ["door"])), update(12.5, ("ann", ["door"]))])
+    (visit,) = await visits(stub, region_pb2.ListVisitsRequest(parent=STORE, state=region_pb2.VISIT_STATE_OPEN))
+    assert visit.dwell.ToMilliseconds() == 2500
+    assert visit.last_seen_time.ToMilliseconds() == 12_500
+    assert not visit.HasField("exit_time")
+
+
+async def test_wrong_requests_name_the_field(stub: Stub) -> None:
+    backwards = common_pb2.Interval()
+    backwards.start_time.FromSeconds(5)
+    backwards.end_time.FromSeconds(5)
+    await record(stub, [update(1, ("ann", ["door", "hall"]))])
+    page = await stub.ListVisits(region_pb2.ListVisitsRequest(parent=STORE, page_size=1))
+    request = region_pb2.ListVisitsRequest
+    for wrong, field in [
+        (request(parent="stores"), "parent"),
+        (request(parent=STORE, page_size=-1), "page_size"),
+        (request(parent=STORE, page_token="x"), "page_token"),
+        (request(parent=STORE, page_token=page.next_page_token, object_ids=["bob"]), "page_token"),
+        (request(parent=STORE, interval=backwards), "interval.end_time"),
+        (request(parent=STORE, zones=["stores/other/scenes/a/zones/b"]), "zones[0]"),
+        (request(parent=STORE, cameras=["c1"]), "cameras[0]"),
+    ]:
+        refused: Any = await refusal(stub.ListVisits(wrong))
+        assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert refused.violations[0][0] == field
+
+
+async def test_watchers_see_each_event_once_from_any_cursor_on(stub: Stub, shared_dir: Path) -> None:
+    watchers = [Watcher(stub) for _ in range(10)]
+    watching = [asyncio.create_task(watcher.until(12)) for watcher in watchers]
+    for watcher in watchers:
+        await watcher.started.wait()
+    await record(stub, recorded_updates(shared_dir))
+    await asyncio.wait_for(asyncio.gather(*watching), 10)
+    check_truth(list(watchers[0].visits.values()), load_truth(shared_dir))
+    assert len(set(watchers[0].events)) == 12
+    for watcher in watchers:
+        assert watcher.events == watchers[0].events
+
+    call = stub.WatchVisits(region_pb2.WatchVisitsRequest(parent=STORE, cursor="0-0"))
+    responses: list[region_pb2.WatchVisitsResponse] = []
+    while len(responses) < 13:
+        response = await call.read()
+        assert isinstance(response, region_pb2.WatchVisitsResponse)
+        responses.append(response)
+    call.cancel()
+    assert responses[0].event == region_pb2.VISIT_EVENT_HEARTBEAT
+    assert responses[0].cursor == "0-0"
+    for index, response in enumerate(responses[1:], 1):
+        late = Watcher(stub)
+        late.cursor = response.cursor
+        await asyncio.wait_for(late.until(12 - index), 5)
+        assert late.events == watchers[0].events[index:]
+
+
+async def test_a_quiet_watch_says_that_it_is_alive_also_when_other_zones_are_busy(stub: Stub) -> None:
+    call = stub.WatchVisits(region_pb2.WatchVisitsRequest(parent=STORE, zones=[f"{SCENE}/zones/door"]))
+    responses = aiter(call)
+    first = await anext(responses)
+    assert (first.event, first.visit, first.cursor) == (
+        region_pb2.VISIT_EVENT_HEARTBEAT,
+        region_pb2.Visit(),
+        "0-0",
+    )
+    sending = stub.RecordSceneUpdates()
+    heard: list[region_pb2.WatchVisitsResponse] = []
+
+    async def listen() -> None:
+        async for response in responses:
+            heard.append(response)
+            if response.event != region_pb2.VISIT_EVENT_HEARTBEAT:
+                return
+
+    listening = asyncio.create_task(listen())
+    for number in range(12):  # an event each 50 ms: the log is never quiet for a heartbeat
+        busy = region_pb2.RecordSceneUpdatesRequest(parent=STORE, updates=[update(1 + number, ("ann", [f"z{number}"]))])
+        await sending.write(busy)
+        await sending.read()
+        await asyncio.sleep(0.05)
+    await sending.write(region_pb2.RecordSceneUpdatesRequest(parent=STORE, updates=[update(20, ("ann", ["door"]))]))
+    await asyncio.wait_for(listening, 5)
+    call.cancel()
+    *before, last = heard
+    assert len(before) >= 2
+    assert {response.event for response in before} == {region_pb2.VISIT_EVENT_HEARTBEAT}
+    assert len({response.cursor for response in before}) > 1, "the cursor moves on"
+    assert (last.event, last.visit.zone) == (region_pb2.VISIT_EVENT_ENTERED, f"{SCENE}/zones/door")
+
+
+async def test_a_cursor_older_than_the_log_is_out_of_range(stub: Stub, redis_url: str) -> None:
+    await record(stub, [update(second, ("ann", [f"z{second}"])) for second in range(1, 5)])
+    async with redis.asyncio.Redis.from_url(redis_url) as connection:
+        await tail.trim(connection, Keys("store-1").events, round(time.time() * 1000) + 1000)
+    for cursor, code, reason in [
+        ("1-0", grpc.StatusCode.OUT_OF_RANGE, "CURSOR_EXPIRED"),
+        ("yesterday", grpc.StatusCode.INVALID_ARGUMENT, "INVALID_CURSOR"),
+    ]:
+        refused = await refusal(stub.WatchVisits(region_pb2.WatchVisitsRequest(parent=STORE, cursor=cursor)).read())
+        assert (refused.code, refused.reason) == (code, reason)
+
+
+def test_a_wrong_setting_is_one_clear_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "history_svc.region"],
+        env={"POI_REGION_GAP_SECONDS": "-1", "PYTHONPATH": ":".join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "POI_REGION_GAP_SECONDS" in done.stderr
