@@ -31,6 +31,7 @@ COPY --from=build /data /data
 COPY --from=build /app /app
 ENV PATH=/venv/bin:$PATH \
     PYTHONPATH=/app:/app/gen \
+    GRPC_VERBOSITY=ERROR \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     HOME=/tmp \

@@ -48,7 +48,7 @@ class DetectionFlow:
         on_sighting: OnSighting,
         on_problems: OnProblems,
     ) -> None:
-        """`on_sighting(detection, appearance, kind)` is told of new appearances and alerts, `on_problems` of bad items."""
+        """`on_sighting` hears of new appearances and of alerts, `on_problems(camera, ...)` of what was refused."""
         self._parent = parent
         self._history = history
         self._match = match

@@ -83,6 +83,10 @@ class Mqtt:
         """Messages can come in."""
         return self._up.is_set()
 
+    async def wait_connected(self) -> None:
+        """Wait until messages can come in."""
+        await self._up.wait()
+
     @property
     def protocol(self) -> str:
         """What was agreed on with the broker; empty before the first connection."""
@@ -271,6 +275,7 @@ class Mqtt:
         sock = client.socket()
         if sock is not None:
             self._detach(sock)
-            client.on_socket_close = None
+            # From here on it is dead, and says nothing to the event loop when it is collected.
+            client.on_socket_close = client.on_socket_unregister_write = client.on_socket_register_write = None
             with contextlib.suppress(OSError):
                 sock.close()

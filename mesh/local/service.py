@@ -54,6 +54,7 @@ class Service(Program):
         self.env: dict[str, str] = {
             "PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")])),
             f"POI_{service.upper()}_METRICS_LISTEN": "127.0.0.1:0",
+            "GRPC_VERBOSITY": "ERROR",  # gRPC's core writes lines of its own about every lost connection
             **(env or {}),
             f"POI_{service.upper()}_LISTEN": self.target,
             f"POI_{service.upper()}_READY_FILE": str(self._ready_file.resolve()),

@@ -1,0 +1,182 @@
+"""`make demo`, or `python -m demo [--once]`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import grpc
+import typer
+import uvloop
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+
+from clients.replay import Progress, Replay
+from demo import material, show
+from demo.steps import SeenAlert, Steps
+from mesh.errors import MeshError
+from mesh.local import MODULES, LaunchError, Mesh
+
+_SETTLE_SECONDS = 15.0
+"""How long after the replay alerts and visits may still come: people who vanish close their visits at a gap."""
+
+
+def main(once: Annotated[bool, typer.Option("--once", help="End by itself, with a summary.")] = False) -> None:
+    """The whole mesh on this machine: enrol, replay a store through a broker, alerts, search, dwell times."""
+    console = Console(highlight=False)
+    store = os.environ.get("POI_STORE", "store-1")
+    with tempfile.TemporaryDirectory(prefix="poi-mesh-demo-") as directory:
+        try:
+            done = _run(_demo(console, store, Path(directory), once))
+        except (LaunchError, MeshError, OSError) as error:
+            console.print(f"demo: {error}", style="red", markup=False)
+            raise typer.Exit(1) from None
+        except grpc.aio.AioRpcError as error:
+            console.print(f"demo: {error.code().name}: {error.details()}", style="red", markup=False)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(0 if not once else 130) from None
+    raise typer.Exit(0 if done else 1)
+
+
+def _run(work: Coroutine[Any, Any, bool]) -> bool:
+    return uvloop.run(work)
+
+
+async def _demo(console: Console, store: str, directory: Path, once: bool) -> bool:
+    console.rule("poi-mesh: from a camera's message to an alert")
+    scene, shortfall = await asyncio.to_thread(material.find, store)
+    if shortfall:
+        console.print(f"{shortfall}\nSo this demo plays synthetic detections.", style="yellow", markup=False)
+    console.print(f"Plays {scene.title}.")
+    mesh = await asyncio.to_thread(_start, console, scene, store, directory)
+    try:
+        async with Steps(mesh, store) as steps:
+            done = await _story(console, mesh, scene, steps)
+            if not once:
+                show.commands(console, mesh, store)
+                await asyncio.Event().wait()
+            return done
+    finally:
+        await asyncio.to_thread(mesh.stop)
+
+
+def _start(console: Console, scene: material.Material, store: str, directory: Path) -> Mesh:
+    env = {"POI_STORE": store}
+    if scene.models is not None:
+        env["POI_MODELS_DIR"] = str(scene.models)
+    with console.status("starting") as status:
+        mesh = Mesh(
+            directory,
+            redis_url=os.environ.get("POI_REDIS_URL"),
+            mqtt_url=os.environ.get("POI_MQTT_URL"),
+            env=env,
+            services=[name for name in MODULES if name != "embed" or scene.models is not None],
+            progress=lambda program, state: status.update(f"{program} {state}"),
+        ).start()
+    own = [program.name for program in (mesh.redis, mesh.broker) if program is not None]
+    console.print(f"Started {', '.join([*own, *mesh.services])}.")
+    return mesh
+
+
+async def _story(console: Console, mesh: Mesh, scene: material.Material, steps: Steps) -> bool:
+    photos: dict[str, tuple[bytes, ...]] = {}
+    for person in scene.people:
+        with console.status(f"enrolling {person.poi_id}"):
+            poi, photos[person.poi_id] = await steps.enrol(person)
+        source = f"{len(poi.references)} photos" if person.photos else "an embedding"
+        console.print(f"Enrolled {poi.display_name} ({poi.name}) from {source}.")
+
+    alerts = await _play(console, mesh.mqtt_url, scene, steps)
+
+    wanted = scene.people[0]
+    photo = next(iter(photos[wanted.poi_id]), None)
+    found = await steps.search(wanted, photo)
+    how = "photo" if photo is not None else "embedding"
+    show.hits(console, f"Where was {wanted.display_name}? (search by {how})", found)
+    show.visits(console, await steps.visits())
+    return _summary(console, scene, alerts, found.total_size, await steps.appearances_with_frames())
+
+
+async def _play(console: Console, mqtt_url: str, scene: material.Material, steps: Steps) -> list[SeenAlert]:
+    """Replays the traffic and shows the alerts as they come; returns when no more are to be expected."""
+    alerts: list[SeenAlert] = []
+    listening = asyncio.Event()
+    expected = sum(person.appearances or 0 for person in scene.people)
+    enough = asyncio.Event()
+    columns = (TextColumn("cameras"), BarColumn(), TextColumn("{task.fields[state]}"), TimeElapsedColumn())
+    with Bar(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("cameras", total=scene.traffic.duration_ms, state="")
+
+        def progress(now: Progress) -> None:
+            bar.update(task, completed=now.at_ms, state=f"{now.published} messages, {len(alerts)} alerts")
+
+        replay = Replay(scene.traffic, mqtt_url, evidence=scene.evidence, on_progress=progress)
+
+        async def listen() -> None:
+            async for seen in steps.alerts(replay, listening):
+                alerts.append(seen)
+                show.alert(bar.console, seen)
+                if expected and len(alerts) >= expected:
+                    enough.set()
+
+        listener = asyncio.create_task(listen())
+        try:
+            await asyncio.wait_for(listening.wait(), 30)
+            await asyncio.to_thread(replay.run)
+            bar.update(task, state="waiting for the last visits to end")
+            await _settle(steps, enough if expected else None)
+        finally:
+            listener.cancel()
+            await asyncio.gather(listener, return_exceptions=True)
+    return alerts
+
+
+async def _settle(steps: Steps, enough: asyncio.Event | None) -> None:
+    """Wait until the expected alerts are here and every visit has ended, but not for ever."""
+    deadline = asyncio.get_running_loop().time() + _SETTLE_SECONDS
+    if enough is not None:
+        try:
+            await asyncio.wait_for(enough.wait(), _SETTLE_SECONDS)
+        except TimeoutError:
+            return
+    while asyncio.get_running_loop().time() < deadline:
+        if all(visit.HasField("exit_time") for visit in await steps.visits()):
+            return
+        await asyncio.sleep(0.5)
+
+
+def _summary(console: Console, scene: material.Material, alerts: list[SeenAlert], found: int, framed: int) -> bool:
+    by_person = Counter(seen.alert.match.poi.rpartition("/")[2] for seen in alerts)
+    latencies = sorted(seen.latency_ms for seen in alerts if seen.latency_ms is not None)
+    console.rule("summary")
+    good = bool(alerts) and found > 0
+    for person in scene.people:
+        count, expected = by_person.pop(person.poi_id, 0), person.appearances
+        if expected is not None:
+            good = good and count == expected
+        of = "" if expected is None else f" of {expected}"
+        console.print(f"{person.display_name}: {count}{of} appearances alerted, each once")
+    if by_person:
+        good = False
+        console.print(f"alerts of others: {dict(by_person)}", style="red", markup=False)
+    elif all(person.appearances is not None for person in scene.people):
+        console.print("strangers: no alert")
+    if latencies:
+        console.print(
+            f"alert latency: median {latencies[len(latencies) // 2]:.0f} ms, worst {latencies[-1]:.0f} ms "
+            "from the camera's message to the client"
+        )
+    console.print(f"the search found {found} appearances; {framed} appearances have evidence frames")
+    console.print("all is well" if good else "something is missing", style="green" if good else "red")
+    return good
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,137 @@
+"""What the demo does, each step through the contracts that any client uses."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import grpc
+from poi.v1 import (
+    alert_pb2,
+    alert_pb2_grpc,
+    common_pb2,
+    embedding_pb2,
+    embedding_pb2_grpc,
+    history_pb2,
+    history_pb2_grpc,
+    poi_pb2,
+    poi_pb2_grpc,
+    region_pb2,
+    region_pb2_grpc,
+)
+
+from clients.replay import Replay
+from demo.material import Person
+from mesh import channels, errors, names
+from mesh.local import Mesh
+
+_PHOTOS_A_PERSON = 3
+_MIN_CONFIDENCE = 0.9
+
+
+@dataclass(frozen=True)
+class SeenAlert:
+    """An alert as it arrived."""
+
+    alert: alert_pb2.Alert
+    latency_ms: float | None
+    """From the publication of the camera's message to here."""
+
+
+class Steps:
+    """A client of a running mesh. Use as an async context manager."""
+
+    def __init__(self, mesh: Mesh, store: str) -> None:
+        self._mesh = mesh
+        self._parent = names.store(store)
+        self._channels: list[grpc.aio.Channel] = []
+
+    async def __aenter__(self) -> Steps:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for channel in self._channels:
+            await channel.close()
+
+    async def enrol(self, person: Person) -> tuple[poi_pb2.Poi, tuple[bytes, ...]]:
+        """Enrols a person from the best photos, and gives those."""
+        photos = await self._best(person.photos) if person.photos else ()
+        request = poi_pb2.CreatePoiRequest(
+            parent=self._parent,
+            poi_id=person.poi_id,
+            poi=poi_pb2.Poi(display_name=person.display_name, severity=person.severity),
+            images=photos,
+            embeddings=person.embeddings,
+        )
+        stub: poi_pb2_grpc.PoiServiceAsyncStub = poi_pb2_grpc.PoiServiceStub(self._channel("match"))
+        try:
+            return await stub.CreatePoi(request, timeout=30), photos
+        except grpc.aio.AioRpcError as error:
+            if error.code() != grpc.StatusCode.ALREADY_EXISTS:
+                raise errors.from_rpc(error) from None
+            return await stub.GetPoi(poi_pb2.GetPoiRequest(name=f"{self._parent}/pois/{person.poi_id}")), photos
+
+    async def alerts(self, replay: Replay, listening: asyncio.Event) -> AsyncIterator[SeenAlert]:
+        """Alerts as they arrive. `listening` is set once none can be missed."""
+        stub: alert_pb2_grpc.AlertServiceAsyncStub = alert_pb2_grpc.AlertServiceStub(self._channel("alert"))
+        async for response in stub.StreamAlerts(alert_pb2.StreamAlertsRequest(parent=self._parent)):
+            listening.set()
+            if response.event != alert_pb2.ALERT_EVENT_RAISED:
+                continue
+            alert = response.alert
+            camera = alert.camera.rpartition("/")[2]
+            published = replay.published_at.get((camera, alert.detect_time.ToMilliseconds()))
+            yield SeenAlert(alert, None if published is None else (time.monotonic() - published) * 1000)
+
+    async def search(self, person: Person, photo: bytes | None) -> history_pb2.SearchAppearancesResponse:
+        """Where the person appeared: by photo where there is one, else by embedding."""
+        request = history_pb2.SearchAppearancesRequest(parent=self._parent)
+        if photo is not None:
+            request.image = photo
+        else:
+            request.embedding.CopyFrom(person.embeddings[0])
+        stub: history_pb2_grpc.HistoryServiceAsyncStub = history_pb2_grpc.HistoryServiceStub(self._channel("history"))
+        return await stub.SearchAppearances(request, timeout=30)
+
+    async def appearances_with_frames(self) -> int:
+        """How many appearances have an evidence frame."""
+        stub: history_pb2_grpc.HistoryServiceAsyncStub = history_pb2_grpc.HistoryServiceStub(self._channel("history"))
+        response = await stub.ListAppearances(history_pb2.ListAppearancesRequest(parent=self._parent, page_size=1000))
+        return sum(1 for appearance in response.appearances if appearance.frames)
+
+    async def visits(self) -> list[region_pb2.Visit]:
+        """All visits to zones, oldest first."""
+        stub: region_pb2_grpc.RegionServiceAsyncStub = region_pb2_grpc.RegionServiceStub(self._channel("region"))
+        response = await stub.ListVisits(region_pb2.ListVisitsRequest(parent=self._parent, page_size=1000))
+        return sorted(response.visits, key=lambda visit: (visit.enter_time.ToNanoseconds(), visit.zone))
+
+    async def _best(self, photos: tuple[bytes, ...]) -> tuple[bytes, ...]:
+        """The photos with the best single face."""
+        stub: embedding_pb2_grpc.EmbeddingServiceAsyncStub = embedding_pb2_grpc.EmbeddingServiceStub(
+            self._channel("embed")
+        )
+        rated: list[tuple[float, bytes]] = []
+        for photo in photos:
+            response = await stub.DetectFaces(
+                embedding_pb2.DetectFacesRequest(
+                    parent=self._parent,
+                    image=photo,
+                    options=embedding_pb2.FaceOptions(
+                        min_confidence=_MIN_CONFIDENCE, alignments=[common_pb2.ALIGNMENT_ALIGNED]
+                    ),
+                ),
+                timeout=30,
+            )
+            if len(response.faces) == 1:
+                rated.append((response.faces[0].quality.score, photo))
+        if not rated:
+            raise errors.FailedPrecondition("none of the photos shows exactly one clear face", reason="NO_FACE")
+        rated.sort(key=lambda item: item[0], reverse=True)
+        return tuple(photo for _, photo in rated[:_PHOTOS_A_PERSON])
+
+    def _channel(self, service: str) -> grpc.aio.Channel:
+        channel = channels.connect(self._mesh.target(service))
+        self._channels.append(channel)
+        return channel
