@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeAlias
 
 import grpc
+from google.rpc import status_pb2
 from poi.v1 import region_pb2, region_pb2_grpc
 
 from mesh.channels import connect
+from mesh.errors import from_status
 from tests.support import Truth
 
 Stub: TypeAlias = "region_pb2_grpc.RegionServiceAsyncStub"  # in its stub file only
@@ -45,24 +47,35 @@ async def record(stub: Stub, updates: Sequence[region_pb2.SceneUpdate], batch: i
     assert not any(answer.errors for answer in answers)
 
 
-async def record_through_outages(stub: Stub, updates: Sequence[region_pb2.SceneUpdate]) -> None:
-    """Send the updates one by one, each until it is answered, as the ingest service does."""
+async def record_through_outages(
+    stub: Stub, updates: Sequence[region_pb2.SceneUpdate], disturb: Mapping[int, Callable[[], Awaitable[None]]]
+) -> set[str]:
+    """Send the updates one by one, each until it is answered, as the ingest service does.
+
+    `disturb` is called once that update is sent and not answered yet. Returns the reasons why streams ended.
+    """
+    reasons = set()
     call = stub.RecordSceneUpdates()
-    for update in updates:
+    for index, update in enumerate(updates):
+        pending = [disturb[index]] if index in disturb else []
         while True:
             try:
                 await call.write(region_pb2.RecordSceneUpdatesRequest(parent=STORE, updates=[update]))
+                while pending:
+                    await pending.pop()()
                 answer = await call.read()
-                assert isinstance(answer, region_pb2.RecordSceneUpdatesResponse)
-                assert not answer.errors
-                break
-            except grpc.aio.AioRpcError as error:
-                if error.code() is not grpc.StatusCode.UNAVAILABLE:
-                    raise
-            except asyncio.InvalidStateError:  # the stream has ended: its status says why
-                assert await call.code() is grpc.StatusCode.UNAVAILABLE
+                if isinstance(answer, region_pb2.RecordSceneUpdatesResponse):
+                    assert not answer.errors
+                    break
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                pass  # the stream has ended: its status says why
+            assert await call.code() is grpc.StatusCode.UNAVAILABLE, await call.details()
+            for key, value in await call.trailing_metadata() or ():
+                if key == "grpc-status-details-bin" and isinstance(value, bytes):
+                    reasons.add(from_status(status_pb2.Status.FromString(value)).reason)
             call = stub.RecordSceneUpdates()
     await call.done_writing()
+    return reasons
 
 
 async def visits(stub: Stub, request: region_pb2.ListVisitsRequest | None = None) -> list[region_pb2.Visit]:

@@ -263,6 +263,22 @@ async def test_a_cursor_older_than_the_log_is_out_of_range(stub: Stub, redis_url
         assert (refused.code, refused.reason) == (code, reason)
 
 
+async def test_a_scene_that_stops_is_closed_by_the_clock(service: Any, redis_url: str) -> None:
+    env = {"POI_REDIS_URL": redis_url, "POI_REGION_SILENCE_SECONDS": "0.4", "POI_REGION_GAP_SECONDS": "0.1"}
+    server = await asyncio.to_thread(service, "history_svc.region", env)
+    async with client(server.target) as stub:
+        watcher = Watcher(stub)
+        watching = asyncio.create_task(watcher.until(2))
+        await watcher.started.wait()
+        await record(stub, [update(10, ("ann", ["door"])), update(10.2, ("ann", ["door"]))])
+        await asyncio.wait_for(watching, 5)
+        (visit,) = await visits(stub)
+        assert visit.state == region_pb2.VISIT_STATE_CLOSED
+        assert visit.exit_time.ToMilliseconds() == visit.last_seen_time.ToMilliseconds() == 10_200
+        occupancy = await stub.GetOccupancy(region_pb2.GetOccupancyRequest(name=f"{SCENE}/occupancy"))
+        assert [zone.count for zone in occupancy.zones] == [0]
+
+
 def test_a_wrong_setting_is_one_clear_line(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "history_svc.region"],
