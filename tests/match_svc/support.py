@@ -1,11 +1,13 @@
 """A replica of the match service in this process, and what its tests send to it."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
+import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
@@ -19,6 +21,7 @@ from mesh.server import Server
 from tests.support import embedding
 from tests.support.vectors import Vector
 
+Alignment: TypeAlias = "common_pb2.Alignment.ValueType"
 STORE = "stores/store-1"
 
 
@@ -32,7 +35,7 @@ class Replica:
     health: Any
 
     async def enrol(
-        self, poi_id: str, *faces: Vector, alignment: int = common_pb2.ALIGNMENT_ALIGNED, **profile: Any
+        self, poi_id: str, *faces: Vector, alignment: Alignment = common_pb2.ALIGNMENT_ALIGNED, **profile: Any
     ) -> poi_pb2.Poi:
         """Enrol a person from embeddings."""
         return await self.pois.CreatePoi(
@@ -40,20 +43,20 @@ class Replica:
                 parent=STORE,
                 poi_id=poi_id,
                 poi=poi_pb2.Poi(**{"display_name": poi_id, **profile}),
-                embeddings=[embedding(face, alignment=common_pb2.Alignment.ValueType(alignment)) for face in faces],
+                embeddings=[embedding(face, alignment=alignment) for face in faces],
             )
         )
 
-    async def who(self, face: Vector, alignment: int = common_pb2.ALIGNMENT_ALIGNED) -> list[str]:
+    async def who(self, face: Vector, alignment: Alignment = common_pb2.ALIGNMENT_ALIGNED) -> list[str]:
         """Ids of the persons that a face matches, best first."""
         return [match.poi.rpartition("/")[2] for match in await self.matches(face, alignment)]
 
-    async def matches(self, face: Vector, alignment: int = common_pb2.ALIGNMENT_ALIGNED) -> Sequence[match_pb2.Match]:
+    async def matches(
+        self, face: Vector, alignment: Alignment = common_pb2.ALIGNMENT_ALIGNED
+    ) -> Sequence[match_pb2.Match]:
         """What a face matches, best first."""
         response = await self.match.MatchFaces(
-            match_pb2.MatchFacesRequest(
-                parent=STORE, embeddings=[embedding(face, alignment=common_pb2.Alignment.ValueType(alignment))]
-            )
+            match_pb2.MatchFacesRequest(parent=STORE, embeddings=[embedding(face, alignment=alignment)])
         )
         return response.faces[0].matches
 
@@ -118,19 +121,31 @@ def stubs(server: Any, channel: grpc.aio.Channel) -> Replica:
         server,
         poi_pb2_grpc.PoiServiceStub(channel),
         match_pb2_grpc.MatchServiceStub(channel),
-        health_pb2_grpc.HealthStub(channel),
+        health_pb2_grpc.HealthStub(channel),  # type: ignore[no-untyped-call]
     )
+
+
+async def becomes(expected: object, ask: Callable[[], Awaitable[object]], within: float = 1.0) -> None:
+    """Return when `ask` gives what is expected; fail when it does not in so many seconds."""
+    answer: object = None
+    try:
+        async with asyncio.timeout(within):
+            while True:
+                answer = await ask()
+                if answer == expected:
+                    return
+                await asyncio.sleep(0.005)
+    except TimeoutError:
+        raise AssertionError(f"still {answer!r} after {within} s") from None
 
 
 async def refused(call: Awaitable[Any]) -> tuple[str, str, set[str]]:
     """(status code, reason, violated fields) of a call that must fail."""
-    try:
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
         await call
-    except grpc.aio.AioRpcError as error:
-        status = rpc_status.from_call(error)  # type: ignore[arg-type, unused-ignore]
-        assert status is not None, error
-        return error.code().name, *reason_and_fields(status)
-    raise AssertionError("the call was not refused")
+    status = rpc_status.from_call(raised.value)  # type: ignore[no-untyped-call]
+    assert status is not None, raised.value
+    return raised.value.code().name, *reason_and_fields(status)
 
 
 def reason_and_fields(status: status_pb2.Status) -> tuple[str, set[str]]:
@@ -145,6 +160,3 @@ def reason_and_fields(status: status_pb2.Status) -> tuple[str, set[str]]:
 def counter(name: str) -> float:
     """A metric of this process now."""
     return REGISTRY.get_sample_value(name) or 0.0
-
-
-Enrol = Callable[..., Awaitable[poi_pb2.Poi]]
