@@ -88,17 +88,17 @@ class HistoryIndex(Protocol):
 
 
 class _Chunk:
-    """Up to CHUNK_ROWS faces in columns. Rows below `size` never change, so readers need no lock."""
+    """Up to `capacity` faces in columns. Rows below `size` never change, so readers need no lock."""
 
-    def __init__(self, dimension: int) -> None:
+    def __init__(self, dimension: int, capacity: int) -> None:
         # Zeros cost nothing until written (the kernel's), and let a search compute over whole blocks.
-        self.vectors: Vectors = np.zeros((CHUNK_ROWS, dimension), np.float32)
-        self.rows: Rows = np.zeros(CHUNK_ROWS, ROW)
-        self.times = np.zeros(CHUNK_ROWS, np.int64)
-        self.numbers = np.zeros(CHUNK_ROWS, np.int64)
-        self.appearances = np.zeros(CHUNK_ROWS, np.int64)
-        self.cameras = np.zeros(CHUNK_ROWS, np.int32)
-        self.aligned = np.zeros(CHUNK_ROWS, np.bool_)
+        self.vectors: Vectors = np.zeros((capacity, dimension), np.float32)
+        self.rows: Rows = np.zeros(capacity, ROW)
+        self.times = np.zeros(capacity, np.int64)
+        self.numbers = np.zeros(capacity, np.int64)
+        self.appearances = np.zeros(capacity, np.int64)
+        self.cameras = np.zeros(capacity, np.int32)
+        self.aligned = np.zeros(capacity, np.bool_)
         self.size = 0
         self.oldest, self.newest = _FOREVER, -_FOREVER
 
@@ -128,8 +128,8 @@ class _Chunk:
 class ExactIndex:
     """A HistoryIndex in memory: blocked matrix products over all faces in scope. For up to a few million faces."""
 
-    def __init__(self, dimension: int, threads: int) -> None:
-        self._dimension = dimension
+    def __init__(self, dimension: int, threads: int, chunk_rows: int = CHUNK_ROWS) -> None:
+        self._dimension, self._chunk_rows = dimension, chunk_rows
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="search")
         self._chunks: tuple[_Chunk, ...] = ()
         self._cameras: dict[str, int] = {}
@@ -151,10 +151,10 @@ class ExactIndex:
         cameras = np.array([known.setdefault(camera, len(known)) for camera in faces.cameras], np.int32)
         start = 0
         while start < total:
-            if not self._chunks or self._chunks[-1].size == CHUNK_ROWS:
-                self._chunks = (*self._chunks, _Chunk(self._dimension))
+            if not self._chunks or self._chunks[-1].size == self._chunk_rows:
+                self._chunks = (*self._chunks, _Chunk(self._dimension, self._chunk_rows))
             chunk = self._chunks[-1]
-            end = min(total, start + CHUNK_ROWS - chunk.size)
+            end = min(total, start + self._chunk_rows - chunk.size)
             chunk.append(faces, cameras, start, end)
             start = end
         self._next_number = max(self._next_number, int(faces.numbers[-1]) + 1)

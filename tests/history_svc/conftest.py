@@ -1,6 +1,6 @@
 """A running HistoryService."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -51,4 +51,19 @@ def server(start: StartHistory) -> Service:
 async def client(server: Service) -> AsyncIterator[Client]:
     """A client of that server."""
     async with Client(server.target) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A server for tests that change nothing in it."""
+    home = tmp_path_factory.mktemp("history")
+    with Service("history_svc", home, {"POI_HISTORY_DATA_DIR": str(home / "data")}) as one:
+        yield one
+
+
+@pytest.fixture
+async def any_client(lasting: Service) -> AsyncIterator[Client]:
+    """A client of that server."""
+    async with Client(lasting.target) as one:
         yield one

@@ -1,0 +1,87 @@
+"""Retention: what is too old is neither taken nor found, and its files go; what is not stays."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+import pytest
+from poi.v1 import common_pb2, history_pb2
+
+from mesh.errors import NotFound, from_rpc
+from tests.history_svc.client import STORE, Client, detection
+from tests.history_svc.conftest import StartHistory
+from tests.history_svc.test_frames import jpeg, upload
+from tests.support import embedding, unit
+
+KEPT_SECONDS = 6.0
+
+
+def _ago(seconds: float, object_id: str) -> common_pb2.Detection:
+    one = detection(unit(1), at=seconds, object_id=object_id)
+    one.detect_time.FromNanoseconds(time.time_ns() - round(seconds * 1e9))
+    return one
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - a file system does not call back
+            await asyncio.sleep(0.05)
+
+
+def _files(data_dir: Path) -> list[Path]:
+    return sorted(data_dir.glob("detections-*.log"))
+
+
+async def test_old_detections_appearances_files_and_frames_go(start: StartHistory, data_dir: Path) -> None:
+    server = start(
+        {
+            "POI_HISTORY_RETENTION_DAYS": str(KEPT_SECONDS / 86_400),
+            "POI_HISTORY_SWEEP_SECONDS": "0.2",
+            "POI_HISTORY_SEGMENT_BYTES": "4096",
+        }
+    )
+    async with Client(server.target) as client:
+        frame = upload(jpeg(1))
+        frame.capture_time.FromNanoseconds(time.time_ns())
+        old = [_ago(0.5 + number / 100, f"old{number}") for number in range(8)]
+        answer = await client.append(*old, frames=[frame])
+        assert len(await client.appearances()) == 8
+        old_files = _files(data_dir)
+        assert old_files
+
+        await _until(lambda: not any(path.exists() for path in old_files))
+        await client.append(_ago(0, "new"))
+        search = history_pb2.SearchAppearancesRequest(parent=STORE, embedding=embedding(unit(1)))
+        found = await client.stub.SearchAppearances(search)
+        listed = await client.appearances()
+        refused = await client.append(*old)
+        with pytest.raises(grpc.aio.AioRpcError) as no_frame:
+            await client.stub.GetFrame(history_pb2.GetFrameRequest(name=answer.frames[0])).read()
+        with pytest.raises(grpc.aio.AioRpcError) as no_appearance:
+            await client.stub.GetAppearance(history_pb2.GetAppearanceRequest(name=answer.stored[0].appearance))
+
+        assert [hit.appearance.object_id for hit in found.hits] == [one.object_id for one in listed] == ["new"]
+        assert len(refused.errors) == 8
+        assert isinstance(from_rpc(no_frame.value), NotFound)
+        assert isinstance(from_rpc(no_appearance.value), NotFound)
+        await _until(lambda: not list((data_dir / "frames").glob("??/*.jpg")))
+        # Time has gone on: what is there now was there in time, too.
+        server.restart()
+        assert {one.object_id for one in await client.appearances()} <= {"new"}
+
+
+async def test_a_restart_with_a_shorter_retention_shows_less(start: StartHistory) -> None:
+    server = start()
+    async with Client(server.target) as client:
+        await client.append(_ago(600, "old"), _ago(500, "new"))
+        server.stop()
+        server.env["POI_HISTORY_RETENTION_DAYS"] = str(550 / 86_400)
+        server.start()
+
+        search = history_pb2.SearchAppearancesRequest(parent=STORE, embedding=embedding(unit(1)))
+        hits = (await client.stub.SearchAppearances(search)).hits
+        listed = await client.appearances()
+
+    assert [hit.appearance.object_id for hit in hits] == [one.object_id for one in listed] == ["new"]
