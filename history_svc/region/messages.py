@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from poi.v1 import region_pb2
@@ -14,6 +15,9 @@ from mesh.errors import InvalidArgument
 
 _LATEST_MS = 253_402_300_799_999  # the end of the year 9999: what a Timestamp can say
 _MAX_OBJECT_ID = 128
+
+# The same few zones and cameras come with every person of every update.
+_is_id = lru_cache(4096)(names.is_id)
 
 
 def read_update(store: str, message: region_pb2.SceneUpdate, now: int, max_ahead: int) -> tuple[str, Update]:
@@ -100,7 +104,7 @@ def _read_object(store: str, message: region_pb2.SceneObject, path: str) -> Seen
         raise InvalidArgument(violations=[(f"{path}.object_id", f"must have 1 to {_MAX_OBJECT_ID} characters")])
     zones: dict[str, int | None] = {}
     for index, presence in enumerate(message.zones):
-        if not names.is_id(presence.zone_id):
+        if not _is_id(presence.zone_id):
             raise InvalidArgument(violations=[(f"{path}.zones[{index}].zone_id", "is not an id")])
         if presence.HasField("enter_time"):
             zones[presence.zone_id] = _floor_ms(presence.enter_time)
@@ -112,10 +116,18 @@ def _read_object(store: str, message: region_pb2.SceneObject, path: str) -> Seen
 def _read_cameras(store: str, cameras: Iterable[str], path: str) -> list[str]:
     found = []
     for index, name in enumerate(cameras):
-        camera_store, camera = names.parse_camera(name, f"{path}[{index}]")
-        _same_store(store, camera_store, f"{path}[{index}]")
+        try:
+            camera_store, camera = _parse_camera(name)
+            _same_store(store, camera_store, "")
+        except InvalidArgument as error:
+            raise InvalidArgument(violations=[(f"{path}[{index}]", error.violations[0][1])]) from None
         found.append(camera)
     return found
+
+
+@lru_cache(4096)
+def _parse_camera(name: str) -> tuple[str, str]:
+    return names.parse_camera(name, "")
 
 
 def _same_store(store: str, other: str, field: str) -> None:
