@@ -233,7 +233,8 @@ class History:
                 )
             )
         for job, answer in zip(jobs, group.answers, strict=True):
-            job.done.set_result(answer)
+            if not job.done.done():  # its stream is gone, and took the future with it
+                job.done.set_result(answer)
         metrics.APPENDED.inc(len(group.rows))
         metrics.DUPLICATES.inc(sum(map(len, group.answers)) - len(group.rows))
         metrics.GROUP_BATCHES.observe(len(jobs))
@@ -308,7 +309,8 @@ def _refused(error: OSError) -> MeshError:
 
 def _fail(jobs: list[_Job], error: Exception) -> None:
     for job in jobs:
-        job.done.set_exception(error)
+        if not job.done.done():
+            job.done.set_exception(error)
 
 
 def _seen(done: asyncio.Future[Any]) -> None:
