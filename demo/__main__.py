@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import socket
 import tempfile
 from collections import Counter
 from collections.abc import Coroutine
@@ -79,10 +81,21 @@ def _start(console: Console, scene: material.Material, store: str, directory: Pa
             env=env,
             services=[name for name in MODULES if name != "embed" or scene.models is not None],
             progress=lambda program, state: status.update(f"{program} {state}"),
+            ports=_usual_ports(),
         ).start()
     own = [program.name for program in (mesh.redis, mesh.broker) if program is not None]
     console.print(f"Started {', '.join([*own, *mesh.services])}.")
     return mesh
+
+
+def _usual_ports() -> dict[str, int]:
+    """The services' usual ports, those that nobody uses, so that what the README shows works as it stands."""
+    free: dict[str, int] = {}
+    for port, name in enumerate(MODULES, start=7001):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            free[name] = port
+    return free
 
 
 async def _story(console: Console, mesh: Mesh, scene: material.Material, steps: Steps) -> bool:

@@ -73,7 +73,11 @@ def commands(console: Console, mesh: Mesh, store: str) -> None:
     buf = "node_modules/.bin/buf" if (_ROOT / "node_modules/.bin/buf").exists() else "buf"
     curl = f"{buf} curl --protocol grpc --http2-prior-knowledge"
     alerts, match, history = (f"http://{mesh.target(name)}" for name in ("alert", "match", "history"))
-    environment = " ".join(f"POI_{name.upper()}_TARGET={service.target}" for name, service in mesh.services.items())
+    elsewhere = [
+        f"POI_{name.upper()}_TARGET={service.target}"
+        for port, (name, service) in enumerate(mesh.services.items(), start=7001)
+        if service.target != f"127.0.0.1:{port}"
+    ]
     parent = f'\'{{"parent": "stores/{store}"}}\''
     lines = [
         "# what a server offers (it answers reflection; grpcurl -plaintext works as well)",
@@ -84,9 +88,10 @@ def commands(console: Console, mesh: Mesh, store: str) -> None:
         f"{curl} -d {parent} {history}/poi.v1.HistoryService/ListAppearances",
         f"{curl} -d {parent} {alerts}/poi.v1.AlertService/StreamAlerts",
         "# the same with the command line of the project",
-        f"export POI_STORE={store} {environment}",
-        ".venv/bin/python -m clients.cli --help",
-        "# more traffic",
+        *([f"export {' '.join(elsewhere)}"] if elsewhere else []),
+        f".venv/bin/poi --store {store} status",
+        f".venv/bin/poi --store {store} alerts --follow",
+        "# more traffic: synthetic cameras",
         f".venv/bin/python -m clients.replay --mqtt {mesh.mqtt_url}",
     ]
     console.print(Panel("Look around while it runs (Ctrl-C ends it)", expand=False))

@@ -115,7 +115,7 @@ def _drawing(message: Message) -> bytes:
     image = np.full((_HEIGHT, _WIDTH, 3), 96, np.uint8)
     for person in orjson.loads(message.payload)["objects"]["person"]:
         _rectangle(image, person["bounding_box_px"], (60, 160, 60))
-        for face in person["sub_objects"]["face"]:
+        for face in person.get("sub_objects", {}).get("face", []):
             _rectangle(image, face["bounding_box_px"], (60, 60, 200))
     caption = f"{message.camera} {iso(message.timestamp_ms)}"
     cv2.putText(image, caption, (16, 32), cv2.FONT_HERSHEY_SIMPLEX, 0.7, (255, 255, 255), 1, cv2.LINE_AA)

@@ -36,6 +36,7 @@ class Mesh:
         services: which of `MODULES` to run; the others are neither started nor waited for.
         progress: called with (program, "starting" | "ready" | "stopped").
         autosave_changes: of the broker, see `Broker`.
+        ports: of the services' gRPC servers, by name; free ones where not given.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Mesh:
         services: Iterable[str] = tuple(MODULES),
         progress: Progress | None = None,
         autosave_changes: int = 20,
+        ports: Mapping[str, int] | None = None,
     ) -> None:
         self.data_dir = data_dir
         self.redis: Redis | None = None
@@ -64,7 +66,7 @@ class Mesh:
         wanted = set(services)
         if unknown := wanted - MODULES.keys():
             raise ValueError(f"no such service: {', '.join(sorted(unknown))}; there are {', '.join(MODULES)}")
-        ports = {name: free_port() for name in MODULES}
+        ports = {name: (ports or {}).get(name) or free_port() for name in MODULES}
         self.env: dict[str, str] = {
             "POI_REDIS_URL": self.redis_url,
             "POI_MQTT_URL": self.mqtt_url,

@@ -54,7 +54,8 @@ async def test_an_open_stream_does_not_hold_the_server(echo: Any) -> None:
 async def test_buf_curl(echo: Any) -> None:
     buf = shutil.which("buf", path=str(ROOT / "node_modules" / ".bin"))
     assert buf is not None, "buf is not installed: `make ready` brings it"
-    for arguments in (["--list-services"], ["--data", '{"text": "hello"}', "/meshtest.v1.EchoService/Say"]):
+    say = ["--data", '{"text": "hello"}', "/meshtest.v1.EchoService/Say"]
+    for arguments in (["--list-services"], ["--list-methods"], say):
         *options, path = arguments if arguments[-1].startswith("/") else [*arguments, ""]
         process = await asyncio.create_subprocess_exec(
             buf,
