@@ -73,8 +73,8 @@ def find(store: str) -> tuple[Material, str]:
         return _synthetic(store), f"There are no face models: {error}"
     truth = _Truth.model_validate_json((shared / "recordings" / "truth.json").read_bytes())
     people = (
-        _from_clip("woman", "Woman in the red jacket", common_pb2.SEVERITY_HIGH, truth.people["woman"], shared, media),
-        _from_clip("man", "Man with the beard", common_pb2.SEVERITY_MEDIUM, truth.people["man"], shared, media),
+        _from_clip("woman", "Woman (case 2231)", common_pb2.SEVERITY_HIGH, truth.people["woman"], shared, media),
+        _from_clip("man", "Man (case 2232)", common_pb2.SEVERITY_MEDIUM, truth.people["man"], shared, media),
     )
     material = Material(
         "the recorded store: two cameras and one scene, 33 s",
