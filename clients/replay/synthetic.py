@@ -77,6 +77,8 @@ class CameraTraffic:
         track_seconds: mean time of a person in front of a camera; it varies between half and one and a half of it.
         bodies: whether each person carries a body embedding too, as in the recording; doubles the size of a message.
         variants: different embeddings of a person's face.
+        first_object_id: of each camera. Traffic that follows other traffic within seconds needs ids not yet used, else
+            its people continue the tracks of those.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class CameraTraffic:
         bodies: bool = True,
         variants: int = 8,
         seed: int = 0,
+        first_object_id: int = 1,
     ) -> None:
         if not 0 < rate <= 1000:
             raise ValueError(f"rate must be in (0, 1000], not {rate}: a camera's messages differ in their millisecond")
@@ -105,6 +108,7 @@ class CameraTraffic:
         self._enrolled_share = enrolled_share if enrolled else 0.0
         self._track_ms = track_seconds * 1000
         self._seed = seed
+        self._first_object_id = first_object_id
         rng = np.random.default_rng((seed, 1))
         visitors = rng.choice(enrolled, min(enrolled, 64), replace=False).tolist() if enrolled else []
         strangers = range(enrolled, enrolled + max(4 * cameras * faces, 64))
@@ -127,7 +131,7 @@ class CameraTraffic:
         rng = np.random.default_rng((self._seed, 2))
         self.tracks.clear()
         on_camera: list[list[_Walk]] = [[] for _ in self._cameras]
-        ids = [0] * len(self._cameras)
+        ids = [self._first_object_id - 1] * len(self._cameras)
         clock = _Clock()
         number = 0
         while self._rounds is None or number < self._rounds:
