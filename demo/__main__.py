@@ -142,6 +142,7 @@ async def _play(console: Console, mqtt_url: str, scene: material.Material, steps
         listener = asyncio.create_task(listen())
         try:
             await asyncio.wait_for(listening.wait(), 30)
+            await steps.cameras_are_heard()
             await asyncio.to_thread(replay.run)
             bar.update(task, state="waiting for the last visits to end")
             await _settle(steps, enough if expected else None)

@@ -16,6 +16,8 @@ from poi.v1 import (
     embedding_pb2_grpc,
     history_pb2,
     history_pb2_grpc,
+    ingest_pb2,
+    ingest_pb2_grpc,
     poi_pb2,
     poi_pb2_grpc,
     region_pb2,
@@ -54,6 +56,16 @@ class Steps:
     async def __aexit__(self, *_: object) -> None:
         for channel in self._channels:
             await channel.close()
+
+    async def cameras_are_heard(self) -> None:
+        """Returns once ingest has subscribed at the broker. Raises errors.Unavailable after 30 s."""
+        stub: ingest_pb2_grpc.IngestServiceAsyncStub = ingest_pb2_grpc.IngestServiceStub(self._channel("ingest"))
+        request = ingest_pb2.GetIngestStatusRequest(name=f"{self._parent}/ingestStatus")
+        for _ in range(300):
+            if (await stub.GetIngestStatus(request)).connected:
+                return
+            await asyncio.sleep(0.1)
+        raise errors.Unavailable(f"ingest is not connected to the broker at {self._mesh.mqtt_url}: is it there?")
 
     async def enrol(self, person: Person) -> tuple[poi_pb2.Poi, tuple[bytes, ...]]:
         """Enrols a person from the best photos, and gives those."""

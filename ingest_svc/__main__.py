@@ -27,6 +27,7 @@ from mesh.aio import Background
 from mesh.server import Server, run
 from mesh.settings import load
 
+_CONNECTED = prometheus_client.Gauge("poi_ingest_connected", "1 while the broker has our subscriptions.")
 _PENDING = prometheus_client.Gauge("poi_ingest_pending_messages", "Messages that are not yet acknowledged.")
 _OLDEST = prometheus_client.Gauge("poi_ingest_oldest_pending_seconds", "How long the oldest of them has waited.")
 _DETECTIONS = prometheus_client.Gauge("poi_ingest_detections", "Detections that history and match have taken.")
@@ -117,6 +118,7 @@ async def main() -> None:
         receive_maximum=settings.receive_maximum,
     )
     acknowledgements.on_change = lambda pending: mqtt.resume() if pending < settings.receive_maximum else None
+    _CONNECTED.set_function(lambda: float(mqtt.connected))
     _PENDING.set_function(lambda: acknowledgements.pending)
     _OLDEST.set_function(lambda: acknowledgements.oldest_seconds)
     _DETECTIONS.set_function(lambda: detections.detections)

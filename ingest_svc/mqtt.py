@@ -29,7 +29,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 _log = structlog.get_logger(__name__)
 
 _FIRST_BACKOFF, _MAX_BACKOFF = 0.1, 2.0
-_CONNACK_SECONDS = 5.0
+_CONNACK_SECONDS = 3.0
 _KEEPALIVE_SECONDS = 30
 
 
@@ -74,18 +74,19 @@ class Mqtt:
         self._generation = 0
         self._loop = asyncio.get_running_loop()
         self._up = asyncio.Event()
+        self._subscribed = asyncio.Event()
         self._down = asyncio.Event()
         self._paused = False
         self._reading: Any = None
 
     @property
     def connected(self) -> bool:
-        """Messages can come in."""
-        return self._up.is_set()
+        """The broker has our subscriptions: messages come in."""
+        return self._subscribed.is_set()
 
     async def wait_connected(self) -> None:
-        """Wait until messages can come in."""
-        await self._up.wait()
+        """Wait until messages come in."""
+        await self._subscribed.wait()
 
     @property
     def protocol(self) -> str:
@@ -147,6 +148,7 @@ class Mqtt:
         client = self._client = self._make_client()
         refused = [""]
         client.on_connect = lambda c, u, flags, code, props: self._connected(client, flags, code, refused)
+        client.on_subscribe = lambda *_: self._subscribed.set()
         client.on_disconnect = lambda *_: self._down.set()
         properties = None
         if self._protocol == MQTTProtocolVersion.MQTTv5:
@@ -269,6 +271,7 @@ class Mqtt:
 
     def _close(self) -> None:
         self._up.clear()
+        self._subscribed.clear()
         client, self._client = self._client, None
         if client is None:
             return
