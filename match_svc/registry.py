@@ -18,7 +18,7 @@ import hashlib
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 from poi.v1 import match_pb2, poi_pb2
 
@@ -91,6 +91,17 @@ class Request:
         return cls(_digest(name.encode()), _digest(content))
 
 
+class Page(NamedTuple):
+    """A part of a store's persons."""
+
+    pois: list[tuple[int, poi_pb2.Poi]]
+    """With their places in the order of enrolment."""
+    rest: int | None
+    """The place behind which there are more; None when there are none."""
+    total: int
+    """How many the store has in all."""
+
+
 class Registry:
     """Reads and changes the registry. Raises what redis raises when Redis cannot be reached."""
 
@@ -113,24 +124,21 @@ class Registry:
         """Whether a person is enrolled."""
         return bool(await self._redis.hexists(pois_key(store), poi_id))
 
-    async def page(self, store: str, before: int | None, count: int) -> tuple[list[tuple[int, poi_pb2.Poi]], int]:
-        """`count` persons, newest first, with their place in the order, and how many the store has in all.
-
-        `before` is the place of the last one of the page before.
-        """
-        last = "+inf" if before is None else f"({before}"
+    async def page(self, store: str, before: int | None, count: int) -> Page:
+        """`count` persons, newest first; `before` is the place of the last one of the page before."""
+        newest = "+inf" if before is None else f"({before}"
         async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.zrevrangebyscore(_order_key(store), last, "-inf", start=0, num=count, withscores=True)
+            pipe.zrevrangebyscore(_order_key(store), newest, "-inf", start=0, num=count + 1, withscores=True)
             pipe.zcard(_order_key(store))
             ordered, total = await pipe.execute()
-        if not ordered:
-            return [], total
-        ids = [poi_id for poi_id, _ in ordered]
+        shown = ordered[:count]
+        if not shown:
+            return Page([], None, total)
+        ids = [poi_id for poi_id, _ in shown]
         values = await cast("Awaitable[list[bytes | None]]", self._redis.hmget(pois_key(store), ids))
-        found = [
-            (int(place), decode(value)) for (_, place), value in zip(ordered, values, strict=True) if value is not None
-        ]
-        return found, total
+        places = [int(place) for _, place in shown]
+        found = [(place, decode(value)) for place, value in zip(places, values, strict=True) if value is not None]
+        return Page(found, places[-1] if len(ordered) > count else None, total)
 
     async def earlier(self, store: str, request: Request) -> poi_pb2.Poi | None:
         """What this request made when it was sent before, as it is now; None when it was not.

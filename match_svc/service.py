@@ -52,16 +52,17 @@ class PoiServicer(poi_pb2_grpc.PoiServiceServicer):
         (store,) = names.parse_store(request.parent)
         count = pages.clamp(request.page_size, _PAGE, _MOST_PAGE)
         before = pages.decode(request.page_token, request).get("before")
-        found, total = await self._registry.page(store, None if before is None else int(before), count + 1)
-        response = poi_pb2.ListPoisResponse(total_size=total)
-        size, last = 0, 0
-        for place, poi in found:
-            if len(response.pois) == count or size > _PAGE_BYTES:
-                response.next_page_token = pages.encode({"before": last}, request)
-                break
+        page = await self._registry.page(store, None if before is None else int(before), count)
+        response = poi_pb2.ListPoisResponse(total_size=page.total)
+        rest, size = page.rest, 0
+        for place, poi in page.pois:
             response.pois.append(profiles.basic(poi))
             size += poi.ByteSize()
-            last = place
+            if size > _PAGE_BYTES and place != page.pois[-1][0]:
+                rest = place
+                break
+        if rest is not None:
+            response.next_page_token = pages.encode({"before": rest}, request)
         return response
 
     async def UpdatePoi(self, request: poi_pb2.UpdatePoiRequest, context: Context) -> poi_pb2.Poi:

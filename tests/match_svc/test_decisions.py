@@ -132,14 +132,21 @@ async def test_a_redis_that_hangs_costs_a_moment_and_no_match(
             for at in range(50):
                 batch = [detection(WOMAN, at=at, object_id=f"{at}"), detection(STRANGER, at=at, object_id=f"x{at}")]
                 assert await one.seen(*batch) == [[("woman", 1.0)], []]
-            assert time.monotonic() - begun < 2.5
+            assert time.monotonic() - begun < 4
         finally:
             os.killpg(server.pid, signal.SIGCONT)
 
 
 async def test_only_as_many_tracks_are_remembered_as_allowed(redis_url: str) -> None:
-    async with replica(redis_url, decision_tracks=10) as one:
+    client = redis.asyncio.Redis.from_url(redis_url)
+    async with replica(redis_url, decision_tracks=10) as one, client:
         await one.enrol("woman", WOMAN)
-        for at in range(2):
-            batch = [detection(WOMAN, at=at, object_id=str(number)) for number in range(100)]
-            assert await one.seen(*batch) == [[("woman", 1.0)]] * 100
+        batch = [detection(WOMAN, at=0, object_id=str(number)) for number in range(100)]
+        assert await one.seen(*batch) == [[("woman", 1.0)]] * 100
+        keys = [f"poi:{{store-1}}:decision:Camera_01:{number}" for number in range(100)]
+        await becomes(100, lambda: client.exists(*keys))
+        await client.delete(*keys)
+        hits = counter(HITS)
+
+        assert await one.seen(*batch) == [[("woman", 1.0)]] * 100
+        assert counter(HITS) == hits + 10

@@ -157,6 +157,17 @@ def test_of_several_references_the_nearest_is_named() -> None:
     assert match.similarity == pytest.approx(1.0)
 
 
+def test_a_snapshot_does_not_know_whom_the_builder_added_or_moved_since() -> None:
+    builder = Builder("s", 0.45)
+    before = builder.apply({"p": person("p", unit(1))}, 0.45, 1)
+
+    builder.apply({"p": person("p", unit(2)), "new": person("new", unit(3))}, 0.45, 2)
+
+    assert before.person("p") is None
+    assert before.person("new") is None
+    assert search(before, unit(1), unit(2), unit(3)) == [[("p", pytest.approx(1.0))], [], []]  # type: ignore[comparison-overlap]
+
+
 def test_at_most_so_many_are_found_and_the_best_ones() -> None:
     faces = [unit(number) for number in range(200)]
     gallery = Builder("s", -1.0).apply({f"p{n}": person(f"p{n}", face) for n, face in enumerate(faces)}, -1.0, 1)

@@ -40,6 +40,17 @@ async def test_the_default_threshold_is_0_45(replica: Replica) -> None:
     assert await replica.who(similar(WOMAN, 0.449, 9)) == []
 
 
+async def test_similarity_is_the_cosine_whatever_a_pipeline_rounds(replica: Replica) -> None:
+    """Norms may be 1 % off, on both sides."""
+    await replica.enrol("woman", WOMAN * 1.009)
+    face = similar(WOMAN, 0.9, 9)
+
+    for scale in (0.991, 1.009):
+        assert await replica.seen(detection(face * scale)) == [[("woman", 0.9)]]
+    assert await replica.seen(detection(similar(WOMAN, 0.447, 9) * 1.009)) == [[]]
+    assert (await replica.matches(WOMAN))[0].similarity <= 1.0
+
+
 async def test_twins_are_answered_best_first(replica: Replica) -> None:
     await replica.enrol("twin-a", WOMAN)
     await replica.enrol("twin-b", similar(WOMAN, 0.9, 5))

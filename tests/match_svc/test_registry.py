@@ -142,13 +142,24 @@ async def test_a_repeated_reference_is_added_once(replica: Replica) -> None:
     assert len(again.references) == 2
 
 
-async def test_pages_are_newest_first(replica: Replica) -> None:
+@pytest.mark.parametrize(
+    ("size", "page_bytes", "expected"),
+    [
+        (2, 1 << 20, [["p4", "p3"], ["p2", "p1"], ["p0"]]),
+        (5, 1 << 20, [["p4", "p3", "p2", "p1", "p0"]]),
+        (5, 1, [["p4"], ["p3"], ["p2"], ["p1"], ["p0"]]),  # pages end early when persons are large
+    ],
+)
+async def test_pages_are_newest_first(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch, size: int, page_bytes: int, expected: list[list[str]]
+) -> None:
+    monkeypatch.setattr("match_svc.service._PAGE_BYTES", page_bytes)
     for number in range(5):
         await replica.enrol(f"p{number}", unit(number))
     await replica.pois.UpdatePoi(
         poi_pb2.UpdatePoiRequest(poi=poi_pb2.Poi(name=f"{STORE}/pois/p0", notes="changed, yet no newer"))
     )
-    request = poi_pb2.ListPoisRequest(parent=STORE, page_size=2)
+    request = poi_pb2.ListPoisRequest(parent=STORE, page_size=size)
     pages = []
     while True:
         page = await replica.pois.ListPois(request)
@@ -159,7 +170,7 @@ async def test_pages_are_newest_first(replica: Replica) -> None:
             break
         request.page_token = page.next_page_token
 
-    assert pages == [["p4", "p3"], ["p2", "p1"], ["p0"]]
+    assert pages == expected
 
 
 async def test_a_page_token_belongs_to_its_query(replica: Replica) -> None:
