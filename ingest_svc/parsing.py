@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +10,7 @@ import orjson
 
 from ingest_svc.rejections import Refused
 
+_NUMBERS = frozenset((float, int))  # and not their subclass bool
 _EPOCH_MS_FROM = 1e11  # as seconds that is the year 5138: a number this large is milliseconds
 
 
@@ -66,8 +66,11 @@ def identifier(value: object, field: str) -> str:
 
 def confidence(value: object) -> float:
     """A detector's confidence, 0 to 1; 0 when there is none."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return min(max(float(value), 0.0), 1.0)
+    if type(value) is float or type(value) is int:  # so `True` is none
+        if 0.0 <= value <= 1.0:
+            return value
+        if math.isfinite(value):
+            return 0.0 if value < 0 else 1.0
     return 0.0
 
 
@@ -75,22 +78,18 @@ def box(value: object, field: str) -> tuple[float, float, float, float] | None:
     """x, y, width, height in pixels of `[x, y, w, h]` or of an object with those keys; None when there is none."""
     if value is None:
         return None
-    if isinstance(value, Mapping):
-        parts = [
-            value.get("x"),
-            value.get("y"),
-            value.get("width", value.get("w")),
-            value.get("height", value.get("h")),
-        ]
+    parts: tuple[Any, ...]
+    if isinstance(value, dict):
+        get = value.get
+        parts = (get("x"), get("y"), get("width", get("w")), get("height", get("h")))
     elif isinstance(value, list) and len(value) == 4:
-        parts = value
+        parts = tuple(value)
     else:
         raise Refused("BAD_BOX", field, "must be [x, y, width, height] or an object with those keys")
-    numbers: list[float] = []
     for part in parts:
-        if not isinstance(part, int | float) or isinstance(part, bool) or not math.isfinite(part) or abs(part) > 1e6:
+        if type(part) not in _NUMBERS or not -1e6 <= part <= 1e6:  # which NaN is not either
             raise Refused("BAD_BOX", field, "must hold four finite numbers")
-        numbers.append(float(part))
-    if numbers[2] <= 0 or numbers[3] <= 0:
+    x, y, width, height = parts
+    if width <= 0 or height <= 0:
         raise Refused("BAD_BOX", field, "width and height must be more than zero")
-    return numbers[0], numbers[1], numbers[2], numbers[3]
+    return x, y, width, height
