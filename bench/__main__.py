@@ -178,10 +178,10 @@ async def _profiled(rig: Rig, plan: Plan, faces: int, pois: int, run: Run) -> di
     await asyncio.to_thread(directory.mkdir, parents=True, exist_ok=True)
     servers = {name: rig.pids[name] for name in rig.mesh.services}
     return await rig.while_loaded(
-        profile.record(servers, plan.probe_seconds * 3, directory),
+        profile.record(servers, plan.seconds, directory),
         faces=faces,
         rate=run.messages_per_second * 0.75,
-        seconds=plan.probe_seconds * 4,
+        seconds=plan.seconds + 10,
     )
 
 

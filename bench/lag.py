@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from math import ceil
 from statistics import median
 from typing import NamedTuple
 
@@ -52,5 +53,5 @@ def measure(published: Sequence[float], samples: Sequence[tuple[float, int]]) ->
 
 
 def quantile(ascending: Sequence[float], share: float) -> float:
-    """The smallest value that at least this share of the values does not exceed."""
-    return ascending[min(int(share * len(ascending)), len(ascending) - 1)]
+    """The smallest value that at least this share of the values does not exceed (nearest rank)."""
+    return ascending[max(ceil(share * len(ascending)) - 1, 0)]

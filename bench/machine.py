@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from pathlib import Path
 
 import psutil
 import redis
-from paho.mqtt import subscribe
-from paho.mqtt.client import MQTTMessage
 
 from bench.results import Machine
 from mesh.local import Mesh
@@ -34,11 +33,9 @@ def describe(mesh: Mesh) -> Machine:
 def _broker(mesh: Mesh) -> str:
     if mesh.broker is None or not mesh.broker.durable:
         return "amqtt"
-    message = subscribe.simple(  # type: ignore[no-untyped-call]
-        "$SYS/broker/version", hostname="127.0.0.1", port=mesh.broker.port
-    )
-    assert isinstance(message, MQTTMessage)
-    return message.payload.decode()
+    program = psutil.Process(mesh.broker.pid).exe()
+    help_text = subprocess.run([program, "-h"], capture_output=True, text=True, check=False).stdout
+    return help_text.partition("\n")[0]
 
 
 def _cpu() -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -11,38 +13,33 @@ from pathlib import Path
 
 _RATE_HZ = 150
 _SHOWN = 25
-
-
-def _program() -> str:
-    beside = Path(sys.executable).with_name("py-spy")
-    found = str(beside) if beside.exists() else shutil.which("py-spy")
-    if not found:
-        raise FileNotFoundError("py-spy is not installed (it is among the packages of `make bench`)")
-    return found
+_LINE = re.compile(r":\d+(?=\)$)")  # `work (a.py:5)`: lines of one function belong together
 
 
 async def record(pids: Mapping[str, int], seconds: float, directory: Path) -> dict[str, list[str]]:
-    """Samples the given processes for so long, and gives the functions that each spent most in, "share function".
+    """Samples the given processes, one after the other, and gives the functions that held the interpreter most.
 
-    Writes `<name>.folded` (for flame graphs) into the directory, which must exist. Processes that are no Python, or
-    not ours to look into, are left out.
+    Writes `<name>.folded` (for flame graphs) into the directory, which must exist. A process that is no Python, was
+    idle, or is not ours to look into is left out.
+
+    Raises:
+        FileNotFoundError: py-spy is not installed.
     """
-    program = _program()
-    started = {
-        name: (
-            directory / f"{name}.folded",
-            await asyncio.create_subprocess_exec(
-                program, "record", "--pid", str(pid), "--duration", str(round(seconds)), "--rate", str(_RATE_HZ),
-                "--format", "raw", "--output", str(directory / f"{name}.folded"), "--nonblocking",
-                stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
-            ),
-        )
-        for name, pid in pids.items()
-    }  # fmt: skip
+    beside = Path(sys.executable).with_name("py-spy")
+    program = shutil.which(beside) or shutil.which("py-spy")
+    if not program:
+        raise FileNotFoundError("py-spy is not installed (it is among the packages of `make bench`)")
     hot: dict[str, list[str]] = {}
-    for name, (path, process) in started.items():
-        if await process.wait() == 0 and path.exists():
-            hot[name] = summarise(path.read_text())
+    for name, pid in pids.items():
+        path = directory / f"{name}.folded"
+        command = [
+            program, "record", "--pid", str(pid), "--duration", str(max(round(seconds / len(pids)), 1)),
+            "--rate", str(_RATE_HZ), "--gil", "--format", "raw", "--output", str(path),
+        ]  # fmt: skip
+        # In a thread: the event loop's own way forks, which gRPC's threads do not survive.
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, check=False)
+        if done.returncode == 0 and (folded := path.read_text()):  # noqa: ASYNC240 - a small file
+            hot[name] = summarise(folded)
     return hot
 
 
@@ -53,7 +50,7 @@ def summarise(folded: str) -> list[str]:
     itself: Counter[str] = Counter()
     for line in folded.splitlines():
         stack, _, count = line.rpartition(" ")
-        frames = [frame.rpartition(":")[0] or frame for frame in stack.split(";")]
+        frames = [_LINE.sub("", frame) for frame in stack.split(";")]
         total += int(count)
         itself[frames[-1]] += int(count)
         for frame in set(frames):
