@@ -38,7 +38,7 @@ async def record(pids: Mapping[str, int], seconds: float, directory: Path) -> di
         ]  # fmt: skip
         # In a thread: the event loop's own way forks, which gRPC's threads do not survive.
         done = await asyncio.to_thread(subprocess.run, command, capture_output=True, check=False)
-        if done.returncode == 0 and (folded := path.read_text()):  # noqa: ASYNC240 - a small file
+        if done.returncode == 0 and (folded := path.read_text()):
             hot[name] = summarise(folded)
     return hot
 
