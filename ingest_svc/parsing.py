@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from datetime import UTC, datetime
 from typing import Any
@@ -15,14 +16,35 @@ _EPOCH_MS_FROM = 1e11  # as seconds that is the year 5138: a number this large i
 
 
 def load_object(payload: bytes) -> dict[str, Any]:
-    """The JSON object that the payload is."""
+    """The JSON object that the payload is, where it may hold NaN and Infinity."""
     try:
         content = orjson.loads(payload)
     except orjson.JSONDecodeError as error:
-        raise Refused("BAD_JSON", "", f"not JSON: {str(error)[:200]}") from None
+        content = _not_quite_json(payload)
+        if content is None:
+            raise Refused("BAD_JSON", "", f"not JSON: {str(error)[:200]}") from None
     if not isinstance(content, dict):
         raise Refused("BAD_JSON", "", "not a JSON object")
     return content
+
+
+def _not_quite_json(payload: bytes) -> Any:
+    """The content of JSON with bare NaN and Infinity, as Python's json writes it; None of anything else.
+
+    It is no JSON, yet only the numbers are bad: whoever uses them refuses them, and the rest of the message is used.
+    """
+    if b"NaN" not in payload and b"Infinity" not in payload:
+        return None
+    try:
+        return json.loads(payload, parse_int=_whole_number)
+    except (ValueError, OverflowError, RecursionError):
+        return None
+
+
+def _whole_number(digits: str) -> int | float:
+    """As orjson reads it: a float where 64 bits are too few."""
+    value = int(digits)
+    return value if -(2**63) <= value < 2**64 else float(value)
 
 
 def time_ms(value: object, field: str) -> int:
@@ -59,7 +81,7 @@ def identifier(value: object, field: str) -> str:
             return value
     elif isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    elif isinstance(value, float) and value.is_integer():
+    elif isinstance(value, float) and value.is_integer() and abs(value) < 1e30:
         return str(int(value))
     raise Refused("BAD_ID", field, "an id must be a whole number or 1 to 128 printable characters")
 

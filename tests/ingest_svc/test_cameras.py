@@ -1,6 +1,8 @@
 """Camera messages in every shape that pipelines send, and in shapes that they should not."""
 
 import base64
+import json
+import math
 from typing import Any
 
 import numpy as np
@@ -123,6 +125,46 @@ def test_an_embedding_that_is_not_normalised_is_normalised() -> None:
     np.testing.assert_allclose(vector_of(detection), VECTOR, atol=1e-6)
 
 
+def test_bare_nan_in_json_costs_its_face_and_not_the_message() -> None:
+    bad = [*VECTOR.tolist()[1:], float("nan")]
+    content = message(person(face(), id=1), person(face(bad), id=2), person(id=3, bounding_box_px=[1, 2, math.inf, 4]))
+
+    parsed = parse(json.dumps(content).encode())
+
+    assert [(one.object_id, one.HasField("embedding")) for one in parsed.detections] == [("1", True), ("2", False)]
+    assert [(problem.reason, problem.field) for problem in parsed.problems] == [
+        ("BAD_BOX", "objects.person[2].bounding_box_px"),
+        ("NOT_FINITE", "objects.person[1].sub_objects.face[0].metadata.reid.embedding_vector"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"timestamp": NaN}',
+        '{"timestamp": -Infinity}',
+        "NaN",
+        '{"a": NaN',
+        '{"a": "NaN}',
+        "[NaN," * 100_000,
+        f'{{"a": [NaN, {10**400}]}}',
+    ],
+)
+def test_bare_nan_makes_no_json_of_anything_else(text: str) -> None:
+    with pytest.raises(Refused) as refused:
+        parse(text.encode())
+    assert refused.value.problem.reason in ("BAD_JSON", "BAD_TIMESTAMP")
+
+
+def test_a_number_too_large_beside_nan_costs_itself() -> None:
+    content = message(person(id=1, bounding_box_px=[1, 2, 3, 10**200]), person(id=10**200), person(id=3, x=math.nan))
+
+    parsed = parse(json.dumps(content).encode())
+
+    assert [one.object_id for one in parsed.detections] == ["3"]
+    assert [problem.reason for problem in parsed.problems] == ["BAD_BOX", "BAD_ID"]
+
+
 def test_boxes_come_as_lists_or_objects() -> None:
     box = only(parse(message(person(bounding_box_px=[1.5, 2, 3, 4])))).person_box
 
@@ -224,7 +266,7 @@ def test_cameras_that_align_say_so() -> None:
         (b"{", "BAD_JSON"),
         (b"[]", "BAD_JSON"),
         (b"\xff\xfe", "BAD_JSON"),
-        (b'{"timestamp": NaN}', "BAD_JSON"),
+        (b'{"timestamp": NaN}', "BAD_TIMESTAMP"),
         (orjson.dumps({"objects": {}}), "NO_TIMESTAMP"),
         (orjson.dumps({"timestamp": None, "objects": {}}), "NO_TIMESTAMP"),
         (orjson.dumps({"timestamp": "yesterday"}), "BAD_TIMESTAMP"),
