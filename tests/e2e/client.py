@@ -25,6 +25,8 @@ from poi.v1 import (
 
 from mesh import channels, names
 from mesh.local import Mesh
+from tests.support import embedding
+from tests.support.vectors import Vector
 
 _POLL_S = 0.05
 
@@ -84,6 +86,15 @@ class Client:
         )
         assert not response.next_page_token
         return list(response.appearances)
+
+    async def look_for(self, face: Vector, interval: common_pb2.Interval) -> list[history_pb2.Appearance]:
+        """The appearances of a face within the interval."""
+        response = await self.history.SearchAppearances(
+            history_pb2.SearchAppearancesRequest(
+                parent=self._parent, embedding=embedding(face), interval=interval, page_size=1000
+            )
+        )
+        return [hit.appearance for hit in response.hits]
 
     async def visits(self, interval: common_pb2.Interval) -> list[region_pb2.Visit]:
         """Those within the interval."""
