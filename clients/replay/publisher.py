@@ -18,6 +18,7 @@ _log = logging.getLogger(__name__)
 _CONNECT_TIMEOUT_S = 5.0
 _RECONNECT_EVERY_S = 0.1
 _SERVE_EVERY_S = 0.005
+_NOTICE_STOP_S = 0.1
 _MOST_IN_FLIGHT = 1000
 _NO_SUBSCRIBERS = ReasonCode(PacketTypes.PUBACK, "No matching subscribers")
 _WRONG_PROTOCOL = ReasonCode(PacketTypes.CONNACK, "Unsupported protocol version")
@@ -143,7 +144,7 @@ class Publisher:
         while not self._stop.is_set():
             remaining = max(deadline - monotonic(), 0.0)
             if self._connected:
-                if self._connection.loop(remaining) != mqtt.MQTT_ERR_SUCCESS:
+                if self._connection.loop(min(remaining, _NOTICE_STOP_S)) != mqtt.MQTT_ERR_SUCCESS:
                     self._lost()
             else:
                 self._reconnect(min(remaining, _RECONNECT_EVERY_S))

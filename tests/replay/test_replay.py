@@ -148,6 +148,16 @@ def test_traffic_without_end_stops_when_told(broker: Broker) -> None:
         Replay(CameraTraffic(), broker.url, speed=2)
 
 
+def test_a_stop_does_not_wait_for_the_next_message(broker: Broker, shared_dir: Path) -> None:
+    # The recording begins 24 s after its time here: nothing is due for as long.
+    recording = Recording.load(shared_dir / "recordings" / "store.jsonl.gz")
+    replay = Replay(Recording([line for line in recording.lines if line.t_ms >= 24_000]), broker.url)
+    threading.Timer(0.5, replay.stop).start()
+    started = time.monotonic()
+    assert replay.run().published == 0
+    assert time.monotonic() - started < 5
+
+
 @pytest.mark.parametrize("kills", [1, 3])
 def test_nothing_is_missing_when_the_broker_is_killed(
     broker: Broker, listen: Listen, shared_dir: Path, kills: int
