@@ -115,9 +115,13 @@ class Program(ABC):
         """SIGKILL to the program and its children, as a crash would; returns when it is gone. Idempotent."""
         self._end(signal.SIGKILL)
 
-    def stop(self) -> None:
-        """SIGTERM, then SIGKILL after the grace period; returns when it is gone. Idempotent."""
-        self._end(signal.SIGTERM)
+    def stop(self) -> int | None:
+        """SIGTERM, then SIGKILL after the grace period; returns when it is gone. Idempotent.
+
+        Returns:
+            Its exit status, negative for a signal that ended it; None where there was nothing to stop.
+        """
+        return self._end(signal.SIGTERM)
 
     def restart(self) -> Self:
         """`stop` where still running, then `start`: same port, same data."""
@@ -130,10 +134,10 @@ class Program(ABC):
             return ""
         return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-lines:])
 
-    def _end(self, how: signal.Signals) -> None:
+    def _end(self, how: signal.Signals) -> int | None:
         process, self._process = self._process, None
         if process is None:
-            return
+            return None
         if process.poll() is None:
             os.killpg(process.pid, how)
             try:
@@ -143,6 +147,7 @@ class Program(ABC):
                 process.wait()
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # what it may have left in its group
+        return process.returncode
 
     def _wait_for(self, condition: Callable[[], bool], timeout: float) -> None:
         """Raises TimeoutError, or LaunchError where the program ends meanwhile."""
