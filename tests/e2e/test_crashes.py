@@ -38,6 +38,22 @@ async def test_killed_three_times_in_one_replay(store: Store, name: str) -> None
     store.expected.check(outcome)
 
 
+@pytest.mark.parametrize("name", [name for name in KILLED if name not in ("ingest", "broker")])
+async def test_ingest_killed_while_it_waits_for_another(store: Store, name: str) -> None:
+    away, ingest = program(store.mesh, name), program(store.mesh, "ingest")
+
+    def act() -> None:
+        away.kill()
+        Event().wait(_DOWN_S)  # tens of messages have come in meanwhile and are not done
+        ingest.kill()
+        for one in (away, ingest):
+            one.start()
+
+    outcome = await store.play(Disturbance(0.1, act))
+
+    store.expected.check(outcome)
+
+
 @pytest.mark.parametrize("moment", MOMENTS)
 async def test_everything_loses_power_at_once(store: Store, moment: str) -> None:
     outcome = await store.play(Disturbance(MOMENTS[moment], crash(store.mesh, [*KILLED, "embed"])))
