@@ -51,6 +51,7 @@ async def main() -> None:
         server.draining,
         stream_window=settings.stream_window,
         min_similarity=settings.min_similarity,
+        gap_ns=int(settings.gap_seconds * 1e9),
     )
     server.add(history_pb2_grpc.add_HistoryServiceServicer_to_server, servicer, SERVICE)
     await server.serve()
