@@ -95,7 +95,7 @@ class History:
     def open(cls, settings: Settings) -> History:
         """Locks the data directory and reads the log. Blocks.
 
-        Raises log.DirectoryInUse, replay.OtherData, or OSError.
+        Raises log.DirectoryInUse, replay.OtherData, OSError, or what qdrant.open_index does.
         """
         started = time.perf_counter()
         header = Header(settings.store, FACE_MODEL, DIMENSIONS[FACE_MODEL])
@@ -106,7 +106,7 @@ class History:
             segment_seconds=settings.segment_seconds,
         )
         rules = _rules(settings)
-        book, index = Book(rules.gap_ns), ExactIndex(header.dimension, settings.search_threads)
+        book, index = Book(rules.gap_ns), _index(settings, header)
         log.recover(Replay(header, book, index, rules).apply)
         history = cls(settings, log, FrameFiles(settings.data_dir / "frames"), book, index)
         floor = history.oldest_ns()
@@ -262,6 +262,15 @@ class History:
         self._writer.shutdown()
         self._log.close()
         self.index.close()
+
+
+def _index(settings: Settings, header: Header) -> HistoryIndex:
+    if not settings.qdrant_url:
+        return ExactIndex(header.dimension, settings.search_threads)
+    # Its client takes half a second and 50 MB to import, which are for those who use it.
+    from history_svc.qdrant import open_index
+
+    return open_index(settings.qdrant_url, header, exact=settings.qdrant_exact)
 
 
 def _rules(settings: Settings) -> Rules:

@@ -4,7 +4,7 @@ import threading
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from poi.v1 import common_pb2
 
@@ -69,7 +69,8 @@ class HistoryIndexTest:
     def make(self) -> HistoryIndex:
         raise NotImplementedError
 
-    @settings(max_examples=60, deadline=None)
+    # Each implementation runs the same function.
+    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
     @given(
         sizes=st.lists(st.integers(1, 60), max_size=6),
         seed=st.integers(0, 1000),
