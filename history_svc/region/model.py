@@ -21,10 +21,14 @@ class SeenObject:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """Who is where in a scene at `time`."""
+    """Who is where in a scene at `time`: in all of it, or in one `zone` of it.
+
+    Of one zone, it tells of nobody but `objects`: those who have the zone among theirs are in it, the others left it.
+    """
 
     time: int
     objects: tuple[SeenObject, ...]
+    zone: str | None = None
 
 
 @dataclass(slots=True)
