@@ -37,9 +37,9 @@ _FOREVER: Final = 1 << 62
 _log = structlog.get_logger(__name__)
 
 
-def open_index(url: str, header: Header, *, exact: bool) -> QdrantIndex:
+def open_index(url: str, header: Header, *, exact: bool, resend: bool = False) -> QdrantIndex:
     """The index of `header.store` on the server at `url` (see qdrant_points.connect). Raises as Points does."""
-    return QdrantIndex(Points(connect(url), header, nullcontext(), exact=exact), header.dimension)
+    return QdrantIndex(Points(connect(url), header, nullcontext(), exact=exact), header.dimension, resend=resend)
 
 
 def open_local(
@@ -54,15 +54,15 @@ class QdrantIndex:
 
     Similarities are computed here, from the vectors that Qdrant found. Whether it finds all is Qdrant's graph's
     business unless `exact` was asked for. A search raises Unavailable when Qdrant does not answer, rather than leave
-    faces out. Removes what is too old in the background.
+    faces out. Removes what is too old in the background. `resend`: what is added is sent even if Qdrant should have it.
     """
 
-    def __init__(self, points: Points, dimension: int) -> None:
+    def __init__(self, points: Points, dimension: int, *, resend: bool = False) -> None:
         self._points, self._dimension = points, dimension
         newest = points.newest_numbers(BATCH + 1)
         # What earlier runs wrote. The last request of theirs may be there in part: what is `settled` was before it.
         self._inherited = newest[0] + 1 if newest else 0
-        self._settled = newest[-1] + 1 if len(newest) > BATCH else 0
+        self._settled = newest[-1] + 1 if len(newest) > BATCH and not resend else 0
         self._next_number = self._inherited
         self._stored = points.count()
         # The appearances of inherited faces, as far as replay has named them: number by id, id by number.
@@ -150,6 +150,10 @@ class QdrantIndex:
         removed = self._points.remove_appearances(numbers.tolist(), self._inherited, ids)
         self._recount()
         return removed
+
+    def count(self, scope: Scope) -> int:
+        """How many faces Qdrant has in scope, times to the microsecond around it."""
+        return self._points.count(scope)
 
     def settle(self, timeout: float | None = None) -> bool:
         """Waits until Qdrant has confirmed all that was added and dropped; False when `timeout` seconds did not do."""

@@ -31,7 +31,7 @@ from qdrant_client.http.exceptions import ApiException
 
 from history_svc.index import Faces, Scope
 from history_svc.records import ROW, Header, Vectors
-from mesh.errors import Unavailable
+from mesh.errors import FailedPrecondition, Unavailable
 
 BATCH: Final = 512
 """Faces that are written in one request: half a megabyte, and what a crash may leave half done."""
@@ -84,7 +84,7 @@ class Points:
     `turn` is held during each call: a lock for a client that takes one at a time (qdrant-client's local mode).
     `exact`: compare all faces, without graph and quantization. `page`: faces per answer.
 
-    Raises Unavailable, or ValueError for a collection whose vectors are of another kind.
+    Raises Unavailable, or FailedPrecondition for a collection whose vectors are of another kind.
     """
 
     def __init__(
@@ -206,7 +206,10 @@ class Points:
         vectors = self._client.get_collection(self._collection).config.params.vectors
         distance = models.Distance.DOT
         if not isinstance(vectors, models.VectorParams) or (vectors.size, vectors.distance) != (size, distance):
-            raise ValueError(f"the Qdrant collection {self._collection} is not one of {size} dimensions and {distance}")
+            raise FailedPrecondition(
+                f"the collection {self._collection} is not one of {size} dimensions and {distance.value} product",
+                reason="MODEL_MISMATCH",
+            )
         for field, schema in _INDEXED.items():
             self._client.create_payload_index(self._collection, field, schema, wait=True)
 

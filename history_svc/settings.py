@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Annotated, ClassVar
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
@@ -14,6 +15,7 @@ from mesh.settings import HostPort, ServerSettings, StoreId, Target
 def _qdrant_url(value: str) -> str:
     if value and not re.fullmatch(r"https?://(:[^\s/@]+@)?[^\s/@:]+(:\d{1,5})?/?", value):
         raise ValueError("is not http[s]://[:API_KEY@]HOST[:PORT]")
+    _ = urlsplit(value).port  # raises ValueError
     return value
 
 

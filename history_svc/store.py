@@ -267,7 +267,7 @@ class History:
 def _index(settings: Settings, header: Header) -> HistoryIndex:
     if not settings.qdrant_url:
         return ExactIndex(header.dimension, settings.search_threads)
-    # Its client takes half a second and 50 MB to import, which are for those who use it.
+    # Its client takes a second and 40 MB to import: for those who use it.
     from history_svc.qdrant import open_index
 
     return open_index(settings.qdrant_url, header, exact=settings.qdrant_exact)

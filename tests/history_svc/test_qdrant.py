@@ -20,7 +20,7 @@ from history_svc.qdrant import QdrantIndex, open_index, open_local
 from history_svc.qdrant_points import BATCH, connect
 from history_svc.records import Header
 from history_svc.settings import Settings
-from mesh.errors import Unavailable
+from mesh.errors import FailedPrecondition, Unavailable
 from tests.history_svc.test_index import DIMENSION, HistoryIndexTest, as_dict, make_faces, unit_rows
 
 pytestmark = [
@@ -224,7 +224,7 @@ def test_aligned_faces_are_compared_with_the_template_for_them() -> None:
 def test_a_collection_of_another_kind_is_refused() -> None:
     client = Unplugged()
     local(client).close()
-    with pytest.raises(ValueError, match="not one of 16 dimensions"):
+    with pytest.raises(FailedPrecondition, match="not one of 16 dimensions"):
         local(client, Header("store-1", HEADER.model, 16))
 
 
@@ -255,7 +255,9 @@ def test_urls_that_can_be_set(url: str) -> None:
         connect(url).close()
 
 
-@pytest.mark.parametrize("url", ["qdrant:6334", "grpc://qdrant", "http://", "http://user:key@qdrant", "http://a b"])
+@pytest.mark.parametrize(
+    "url", ["qdrant:6334", "grpc://qdrant", "http://", "http://user:key@qdrant", "http://a b", "http://a:70000"]
+)
 def test_urls_that_are_refused(url: str) -> None:
-    with pytest.raises(ValueError, match="HOST"):
+    with pytest.raises(ValueError, match=r"HOST|Port"):
         Settings(qdrant_url=url)
