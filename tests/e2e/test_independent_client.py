@@ -17,6 +17,8 @@ from tests.e2e.buf import ask, buf, stream
 from tests.e2e.store import Store
 from tests.e2e.story import Window
 
+pytestmark = pytest.mark.timeout(120)  # many processes, also on a machine with other work
+
 SERVICES = {
     "embed": {"poi.v1.EmbeddingService": {"DetectFaces", "StreamFaces", "ListModels"}},
     "match": {
