@@ -74,7 +74,10 @@ class Service(Program):
                 lines = response.read().decode().splitlines()
             return f"{name} {value}" in lines
 
-        self._wait_for(reached, timeout)
+        try:
+            self._wait_for(reached, timeout)
+        except TimeoutError:
+            raise TimeoutError(f"{self.name}: {name} is not {value:g} after {timeout:g} s") from None
 
     def spawn(self) -> None:
         self._ready_file.unlink(missing_ok=True)
