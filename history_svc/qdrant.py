@@ -24,7 +24,8 @@ from prometheus_client import Gauge
 from qdrant_client import QdrantClient
 
 from history_svc.index import Faces, Hits, Probes, Scope
-from history_svc.qdrant_points import BATCH, Points, connect
+from history_svc.qdrant_collection import connect
+from history_svc.qdrant_points import BATCH, Points
 from history_svc.records import ROW, Header, Rows, Vectors, raw_ids
 from mesh.errors import Unavailable
 
@@ -38,7 +39,7 @@ _log = structlog.get_logger(__name__)
 
 
 def open_index(url: str, header: Header, *, exact: bool, resend: bool = False) -> QdrantIndex:
-    """The index of `header.store` on the server at `url` (see qdrant_points.connect). Raises as Points does."""
+    """The index of `header.store` on the server at `url` (see qdrant_collection.connect). Raises as Points does."""
     return QdrantIndex(Points(connect(url), header, nullcontext(), exact=exact), header.dimension, resend=resend)
 
 

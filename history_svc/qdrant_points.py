@@ -19,7 +19,6 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import grpc
 import numpy as np
@@ -30,51 +29,18 @@ from qdrant_client.common.client_exceptions import QdrantException
 from qdrant_client.http.exceptions import ApiException
 
 from history_svc.index import Faces, Scope
+from history_svc.qdrant_collection import prepare
 from history_svc.records import ROW, Header, Vectors
-from mesh.errors import FailedPrecondition, Unavailable
+from mesh.errors import Unavailable
 
 BATCH: Final = 512
 """Faces that are written in one request: half a megabyte, and what a crash may leave half done."""
 _PAGE: Final = 1000
-_TIMEOUT_SECONDS: Final = 15
-_GRPC_PORT: Final = 6334
 _OF_A_FACE: Final = ["number", "appearance", "camera", "row"]
 # What a search may lose by rounding and is cut by us, exactly.
 _MARGIN: Final = 1e-4
 
 _log = structlog.get_logger(__name__)
-
-
-def connect(url: str) -> QdrantClient:
-    """A client of the server at `http[s]://[:API_KEY@]HOST[:PORT]`, where PORT (6334) is the one for gRPC."""
-    parts = urlsplit(url)
-    return QdrantClient(
-        host=parts.hostname,
-        grpc_port=parts.port or _GRPC_PORT,
-        prefer_grpc=True,
-        https=parts.scheme == "https",
-        api_key=parts.password or None,
-        timeout=_TIMEOUT_SECONDS,
-        # It asks through the REST port, which need not be open to us.
-        check_compatibility=False,
-    )
-
-
-def _integer(*, lookup: bool, ranges: bool, graph: bool) -> models.IntegerIndexParams:
-    return models.IntegerIndexParams(
-        type=models.IntegerIndexType.INTEGER, lookup=lookup, range=ranges, is_principal=graph, enable_hnsw=graph
-    )
-
-
-_INDEXED: Final[dict[str, Any]] = {
-    "store": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True),
-    "camera": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD),
-    "time_us": _integer(lookup=False, ranges=True, graph=True),
-    "aligned": models.BoolIndexParams(type=models.BoolIndexType.BOOL),
-    "number": _integer(lookup=False, ranges=True, graph=False),
-    "appearance": _integer(lookup=True, ranges=False, graph=False),
-    "appearance_id": models.UuidIndexParams(type=models.UuidIndexType.UUID, enable_hnsw=False),
-}
 
 
 class Points:
@@ -105,7 +71,7 @@ class Points:
             quantization=models.QuantizationSearchParams(rescore=True, oversampling=2.0),
         )
         with self._asked():
-            self._prepare()
+            prepare(client, self._collection, header.dimension)
 
     def write(self, faces: Faces) -> None:
         """Writes n faces, durably; those that are there are written over. Numbers rise from request to request."""
@@ -198,37 +164,6 @@ class Points:
     def close(self) -> None:
         """Ends the connection."""
         self._client.close()
-
-    def _prepare(self) -> None:
-        size = self._header.dimension
-        if not self._client.collection_exists(self._collection):
-            self._create(size)
-        vectors = self._client.get_collection(self._collection).config.params.vectors
-        distance = models.Distance.DOT
-        if not isinstance(vectors, models.VectorParams) or (vectors.size, vectors.distance) != (size, distance):
-            raise FailedPrecondition(
-                f"the collection {self._collection} is not one of {size} dimensions and {distance.value} product",
-                reason="MODEL_MISMATCH",
-            )
-        for field, schema in _INDEXED.items():
-            self._client.create_payload_index(self._collection, field, schema, wait=True)
-
-    def _create(self, size: int) -> None:
-        try:
-            self._client.create_collection(
-                self._collection,
-                # In memory is what is compared first, a byte a dimension; the vectors themselves are read for the best.
-                vectors_config=models.VectorParams(size=size, distance=models.Distance.DOT, on_disk=True),
-                quantization_config=models.ScalarQuantization(
-                    scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8, quantile=0.99, always_ram=True)
-                ),
-                # A graph per store instead of one over all, of which a search would pass by most.
-                hnsw_config=models.HnswConfigDiff(m=0, payload_m=16, ef_construct=200),
-                on_disk_payload=True,
-            )
-        except (grpc.RpcError, ApiException):
-            if not self._client.collection_exists(self._collection):  # else another store was faster
-                raise
 
     def _point(self, faces: Faces, at: int) -> models.PointStruct:
         row, number = faces.rows[at], int(faces.numbers[at])

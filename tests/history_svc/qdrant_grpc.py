@@ -51,6 +51,9 @@ class _Collections(CollectionsServicer):
         vectors = GrpcToRest.convert_vectors_config(request.vectors_config)
         return wire.CollectionOperationResponse(result=self._client.create_collection(request.collection_name, vectors))
 
+    def Delete(self, request: Any, context: Any) -> Any:
+        return wire.CollectionOperationResponse(result=self._client.delete_collection(request.collection_name))
+
     def Get(self, request: Any, context: Any) -> Any:
         self._server.headers = dict(context.invocation_metadata())
         info = self._client.get_collection(request.collection_name)

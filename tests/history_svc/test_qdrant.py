@@ -17,7 +17,8 @@ from qdrant_client.local.json_path_parser import parse_json_path
 
 from history_svc.index import ExactIndex, Faces, HistoryIndex, Probes, Scope
 from history_svc.qdrant import QdrantIndex, open_index, open_local
-from history_svc.qdrant_points import BATCH, connect
+from history_svc.qdrant_collection import connect
+from history_svc.qdrant_points import BATCH
 from history_svc.records import Header
 from history_svc.settings import Settings
 from mesh.errors import FailedPrecondition, Unavailable
@@ -75,15 +76,17 @@ class TestQdrantInLocalMode(HistoryIndexTest):
 
 if SERVER:
 
+    @pytest.fixture(scope="module")
+    def collection() -> Iterator[None]:
+        yield
+        client = connect(SERVER)
+        client.delete_collection("poi-faces-test-model")
+        client.close()
+
+    @pytest.mark.timeout(180)
+    @pytest.mark.usefixtures("collection")
     class TestQdrantServer(HistoryIndexTest):
         """In a collection that goes with the tests, with a store for each index."""
-
-        @pytest.fixture(scope="class", autouse=True)
-        def collection(self) -> Iterator[None]:
-            yield
-            client = connect(SERVER)
-            client.delete_collection("poi-faces-test-model")
-            client.close()
 
         def make(self) -> HistoryIndex:
             return open_index(SERVER, Header(f"test-{uuid.uuid4()}", "test-model", DIMENSION), exact=False)

@@ -12,7 +12,7 @@ from qdrant_client import grpc as wire
 
 from history_svc.index import HistoryIndex
 from history_svc.qdrant import open_index
-from history_svc.qdrant_points import connect
+from history_svc.qdrant_collection import connect
 from history_svc.records import Header
 from mesh.errors import Unavailable, from_rpc
 from mesh.local import Service
