@@ -16,6 +16,7 @@ ZONE: Final = "#e39a3b"
 _FRAME: Final = "#b3261e"
 _DPI: Final = 120
 _DAY_MS: Final = 86_400_000
+_SECOND: Final = 1 / 86_400
 
 
 def draw(
@@ -53,12 +54,14 @@ def draw(
     axes.xaxis.set_major_formatter(
         lambda day, _: datetime.fromtimestamp(day * _DAY_MS / 1000, UTC).strftime("%H:%M:%S")
     )
-    axes.margins(x=0.12)
+    # Room for the text behind the last bar, and for a mark at the first edge.
+    first, last = min(_day(step.start_time) for step in steps), max(_day(step.end_time) for step in steps)
+    axes.set_xlim(first - 0.02 * (last - first) - _SECOND, last + 0.12 * (last - first) + _SECOND)
     axes.grid(axis="x", alpha=0.3)
     axes.set_title(title, loc="left")
     axes.set_xlabel("UTC; bars: time in front of a camera (with the similarity) and in a zone")
     if seen:
-        axes.legend(loc="lower right", fontsize=8)
+        figure.legend(loc="outside upper right", fontsize=8)
     figure.savefig(path, dpi=_DPI)
 
 
