@@ -214,9 +214,11 @@ class QdrantIndex:
 
     def _next_batch(self) -> list[Faces]:
         batch: list[Faces] = []
+        count = 0
         for faces in self._waiting:
             batch.append(faces)
-            if sum(len(one.numbers) for one in batch) >= BATCH:
+            count += len(faces.numbers)
+            if count >= BATCH:
                 break
         return batch
 
