@@ -52,18 +52,23 @@ class Found:
             for camera, stays in by_camera.items()
         }
 
-    def during(self, camera: str, start_ns: int, end_ns: int) -> list[Stay]:
-        """Those that `camera` saw and that overlap [start_ns, end_ns], oldest first."""
+    def during(self, camera: str, start_ns: int, end_ns: int, object_id: str = "") -> list[Stay]:
+        """Those that `camera` saw and that overlap [start_ns, end_ns], oldest first.
+
+        With the camera's `object_id` of a person, those of this person as far as the visits' tracks tell: of the people
+        whose tracks name it, else without those whom the camera knows by other ids.
+        """
         if camera not in self._by_camera:
             return []
         stays, starts, ends = self._by_camera[camera]
         begun = int(np.searchsorted(starts, end_ns, side="right"))
-        return [stays[at] for at in np.flatnonzero(ends[:begun] >= start_ns).tolist()]
+        found = [stays[at] for at in np.flatnonzero(ends[:begun] >= start_ns).tolist()]
+        return _of_person(found, f"cam:{camera.rpartition('/')[2]}:", object_id) if object_id else found
 
     def attach(self, appearances: Iterable[history_pb2.Appearance]) -> None:
-        """Fills in `visits` of appearances: those that overlap in time, seen by its camera."""
+        """Fills in `visits` of appearances: those that overlap in time, seen by its camera, of its person if known."""
         for one in appearances:
-            stays = self.during(one.camera, nanoseconds(one.start_time), nanoseconds(one.end_time))
+            stays = self.during(one.camera, nanoseconds(one.start_time), nanoseconds(one.end_time), one.object_id)
             one.visits.extend(stay.visit for stay in stays)
 
 
@@ -114,6 +119,15 @@ class Visits:
             max(nanoseconds(one.end_time) for one in appearances),
         )
         found.attach(appearances)
+
+
+def _of_person(stays: list[Stay], on_camera: str, object_id: str) -> list[Stay]:
+    track = on_camera + object_id
+    people = {stay.visit.object_id for stay in stays if track in stay.visit.tracks}
+    if people:
+        return [stay for stay in stays if stay.visit.object_id in people]
+    others = {stay.visit.object_id for stay in stays if any(known.startswith(on_camera) for known in stay.visit.tracks)}
+    return [stay for stay in stays if stay.visit.object_id not in others]
 
 
 def _stay(visit: region_pb2.Visit) -> Stay:

@@ -100,6 +100,7 @@ class Intake:
                 message = self._cameras.parse(camera_id, payload)
                 problems = message.problems
                 self._presence.seen(camera_id, message.detect_ms, len(message.detections))
+                self._scenes.boxes.seen(camera_id, message.detect_ms, message.detections)
                 self._detections.add(message.detections, delivery)
             elif topic.startswith(self._topics.scene):
                 self._scene_messages.inc()

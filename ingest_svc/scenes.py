@@ -14,6 +14,7 @@ from typing import Any
 from poi.v1 import region_pb2
 
 from ingest_svc import parsing
+from ingest_svc.boxes import Box, CameraBoxes
 from ingest_svc.rejections import Problem, Refused
 from mesh import names
 
@@ -27,11 +28,14 @@ class SceneParser:
         self._store = store
         self._max_objects = max_objects
         self._keys: dict[tuple[str, str], str] = {}
+        self.boxes = CameraBoxes()
+        """Feed it the cameras' detections: people whose boxes (`camera_bounds`) agree with theirs are joined."""
 
     def parse(self, scene_id: str, payload: bytes) -> tuple[region_pb2.SceneUpdate, list[Problem]]:
         """The update and what was refused of it. Raises `Refused` when nothing of it can be used."""
         content, update = self._begin(scene_id, payload)
         problems: list[Problem] = []
+        bounds: dict[str, tuple[object, str]] = {}
         for path, item in self._people(content, ["objects"], problems):
             try:
                 person = self._person(item, path)
@@ -41,6 +45,8 @@ class SceneParser:
                 problems.append(refused.problem)
             else:
                 update.objects.append(person)
+                bounds[person.object_id] = item.get("camera_bounds"), path
+        self._join(update, bounds, problems)
         return update, problems
 
     def parse_event(
@@ -79,6 +85,7 @@ class SceneParser:
                 entered = None
             _add_zone(person, key, entered, path, problems)
             update.objects.append(person)
+        self._join(update, {id: (item.get("camera_bounds"), path) for id, (path, item) in inside.items()}, problems)
         return update, problems
 
     def _begin(self, scene_id: str, payload: bytes) -> tuple[dict[str, Any], region_pb2.SceneUpdate]:
@@ -115,6 +122,30 @@ class SceneParser:
             if isinstance(camera_id, str) and names.is_id(camera_id):
                 person.cameras.append(names.camera(self._store, camera_id))
         return person
+
+    def _join(
+        self, update: region_pb2.SceneUpdate, bounds: dict[str, tuple[object, str]], problems: list[Problem]
+    ) -> None:
+        """Add the tracks of the people of whom there are boxes; `bounds` has (`camera_bounds`, path) by object id."""
+        cameras: dict[str, dict[str, Box]] = {}
+        for object_id, (boxes, path) in bounds.items():
+            for camera_id, value in boxes.items() if isinstance(boxes, dict) else ():
+                try:
+                    box = parsing.box(value, f"{path}.camera_bounds")
+                except Refused as refused:
+                    problems.append(refused.problem)
+                    continue
+                if box is not None and names.is_id(camera_id):
+                    cameras.setdefault(camera_id, {})[object_id] = box
+        time_ms = update.update_time.ToMilliseconds()
+        joined = [(camera_id, self.boxes.join(camera_id, time_ms, people)) for camera_id, people in cameras.items()]
+        if any(found for _, found in joined):
+            for person in update.objects:
+                person.tracks.extend(
+                    f"cam:{camera_id}:{found[person.object_id]}"
+                    for camera_id, found in joined
+                    if person.object_id in found
+                )
 
     def _key(self, scene_id: str, region_id: str, content: dict[str, Any], inside: list[dict[str, Any]]) -> str:
         """What scene messages call the region: the id in the topic, or its name with some scene controllers.

@@ -16,6 +16,7 @@ from mesh.errors import InvalidArgument
 
 _LATEST_MS = 253_402_300_799_999  # the end of the year 9999: what a Timestamp can say
 _MAX_OBJECT_ID = 128
+_MAX_TRACK = 4 + 128 + 1 + 160  # ingest may lengthen a camera's object id
 
 # The same few zones and cameras come with every person of every update.
 _is_id = lru_cache(4096)(names.is_id)
@@ -83,6 +84,7 @@ def write_visit(store: str, visit: Visit) -> region_pb2.Visit:
         object_id=visit.object_id,
         state=region_pb2.VISIT_STATE_OPEN if is_open else region_pb2.VISIT_STATE_CLOSED,
         cameras=[names.camera(store, camera) for camera in visit.cameras],
+        tracks=visit.tracks,
     )
     message.enter_time.FromMilliseconds(visit.enter)
     if visit.exit is not None:
@@ -132,7 +134,11 @@ def _read_object(store: str, message: region_pb2.SceneObject, path: str) -> Seen
             zones[presence.zone_id] = _floor_ms(presence.enter_time)
         else:
             zones.setdefault(presence.zone_id, None)
-    return SeenObject(message.object_id, zones, tuple(_read_cameras(store, message.cameras, f"{path}.cameras")))
+    for index, track in enumerate(message.tracks):
+        if not track.startswith("cam:") or len(track) > _MAX_TRACK:
+            raise InvalidArgument(violations=[(f"{path}.tracks[{index}]", "must look like cam:{camera}:{object}")])
+    cameras = tuple(_read_cameras(store, message.cameras, f"{path}.cameras"))
+    return SeenObject(message.object_id, zones, cameras, tuple(message.tracks))
 
 
 def _read_cameras(store: str, cameras: Iterable[str], path: str) -> list[str]:

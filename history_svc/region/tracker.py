@@ -20,10 +20,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from history_svc.region.model import Event, Update, Visit
+from history_svc.region.model import Event, SeenObject, Update, Visit
 
 Presence = tuple[str, str]
 """(object id, zone)"""
+
+_MAX_TRACKS = 100  # of a visit: a camera that loses somebody again and again makes no end of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +98,10 @@ class SceneTracker:
         if update.zone is None:
             self.time = now
         present: dict[Presence, int | None] = {}
-        cameras: dict[str, tuple[str, ...]] = {}
+        people: dict[str, SeenObject] = {}
         for seen in update.objects:
-            cameras[seen.object_id] = _union(cameras.get(seen.object_id, ()), seen.cameras)
+            known = people.get(seen.object_id)
+            people[seen.object_id] = seen if known is None else _together(known, seen)
             for zone, entered in seen.zones.items():
                 if update.zone not in (None, zone):
                     continue
@@ -106,24 +109,24 @@ class SceneTracker:
                 present[key] = entered if present.get(key) is None else present[key]
 
         gap, silence = self._rules.gap, self._rules.silence
-        for key, visit in self._told_of(update, cameras):
+        for key, visit in self._told_of(update, people):
             absence = now - visit.seen
             # Nobody is missed in a pause between two updates; only an update without them counts.
             unbroken = absence < gap or before is None or (visit.seen >= before and absence <= silence)
             if not unbroken:
                 self._leave(key, visit, visit.seen)
             elif key in present:
-                self._stay(key, visit, now, cameras[key[0]])
-            elif key[0] in cameras:
+                self._stay(key, visit, now, people[key[0]])
+            elif key[0] in people:
                 self._leave(key, visit, now)
             elif absence >= gap:
                 self._leave(key, visit, visit.seen)
         for key, entered in present.items():
             # Whose exit is known to be no earlier was told of late.
             if key not in self._tracked and self._ends.get(key, now - 1) < now:
-                self._enter(key, entered, now, cameras[key[0]])
+                self._enter(key, entered, now, people[key[0]])
         if update.zone is not None:
-            self._note_exits(update.zone, cameras.keys(), now)
+            self._note_exits(update.zone, people, now)
         self._forget(latest - self._rules.entered_age)
         return True
 
@@ -164,7 +167,7 @@ class SceneTracker:
             if key not in self._tracked and self._ends.get(key, now - 1) < now:
                 self._end(key, now)
 
-    def _enter(self, key: Presence, entered: int | None, now: int, cameras: tuple[str, ...]) -> None:
+    def _enter(self, key: Presence, entered: int | None, now: int, seen: SeenObject) -> None:
         object_id, zone = key
         last_end = self._ends.get(key)
         sane = (
@@ -175,15 +178,17 @@ class SceneTracker:
             and (last_end is None or entered > last_end)
         )
         enter = entered if sane and entered is not None else now
-        visit = Visit(self.scene, zone, object_id, enter=enter, seen=now, cameras=_union((), cameras))
+        cameras, tracks = _union((), seen.cameras), _union((), seen.tracks)
+        visit = Visit(self.scene, zone, object_id, enter=enter, seen=now, cameras=cameras, tracks=tracks)
         self._tracked[key] = visit
         self._tell(Event.ENTERED, visit)
 
-    def _stay(self, key: Presence, visit: Visit, now: int, cameras: tuple[str, ...]) -> None:
+    def _stay(self, key: Presence, visit: Visit, now: int, seen: SeenObject) -> None:
         visit.seen = now
-        together = visit.cameras if visit.cameras == cameras else _union(visit.cameras, cameras)
-        if together != visit.cameras:
-            visit.cameras = together
+        cameras = _union(visit.cameras, seen.cameras)
+        tracks = _union(visit.tracks, seen.tracks)[-_MAX_TRACKS:]
+        if (cameras, tracks) != (visit.cameras, visit.tracks):
+            visit.cameras, visit.tracks = cameras, tracks
             self._changes.visits[visit.id] = visit
         if visit.exit is not None:  # silence closed it, wrongly as we see now
             visit.exit = None
@@ -217,5 +222,10 @@ class SceneTracker:
         self._changes.events.append((event, replace(visit)))
 
 
-def _union(known: tuple[str, ...], more: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*known, *more)))
+def _together(known: SeenObject, seen: SeenObject) -> SeenObject:
+    """Who is listed twice is one person, seen by all who saw them."""
+    return replace(seen, cameras=_union(known.cameras, seen.cameras), tracks=_union(known.tracks, seen.tracks))
+
+
+def _union(known: tuple[str, ...], more: tuple[str, ...]) -> tuple[str, ...]:
+    return known if known == more else tuple(dict.fromkeys((*known, *more)))

@@ -14,9 +14,15 @@ from history_svc.region.tracker import Changes
 SECOND = 1000
 
 
-def seen(object_id: str, *zones: str, entered: dict[str, int] | None = None, cameras: Iterable[str] = ()) -> SeenObject:
+def seen(
+    object_id: str,
+    *zones: str,
+    entered: dict[str, int] | None = None,
+    cameras: Iterable[str] = (),
+    tracks: Iterable[str] = (),
+) -> SeenObject:
     """A person in some zones, with the entries (ms) that the scene controller claims."""
-    return SeenObject(object_id, {zone: (entered or {}).get(zone) for zone in zones}, tuple(cameras))
+    return SeenObject(object_id, {zone: (entered or {}).get(zone) for zone in zones}, tuple(cameras), tuple(tracks))
 
 
 def at(seconds: float, *objects: SeenObject, zone: str | None = None) -> Update:

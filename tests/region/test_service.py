@@ -171,6 +171,8 @@ async def test_a_bad_update_costs_itself_only(stub: Stub) -> None:
         update(2, ("ann", ["door"])),
     ]
     updates[-1].zone_id = "the door"
+    updates.append(update(2, ("ann", ["door"])))
+    updates[-1].objects[0].tracks.extend(["cam:c1:7", "c1:7"])
     updates[3].objects[0].cameras.append(f"{STORE}/cameras/c1")
     bad_camera = update(2, ("ann", ["door"]))
     bad_camera.objects[0].cameras.append("c1")
@@ -188,7 +190,7 @@ async def test_a_bad_update_costs_itself_only(stub: Stub) -> None:
         )
     )
     first, second, third, fourth = [answer async for answer in call]
-    assert [error.index for error in first.errors] == [1, 2, 3, 4, 5, 6, 7, 8, 9, 11]
+    assert [error.index for error in first.errors] == [1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12]
     refused = [from_status(error.status) for error in first.errors]
     fields = [error.violations[0][0] for error in refused]  # type: ignore[attr-defined]
     assert fields == [
@@ -202,6 +204,7 @@ async def test_a_bad_update_costs_itself_only(stub: Stub) -> None:
         "update_time",
         "objects[0].cameras[0]",
         "zone_id",
+        "objects[0].tracks[1]",
     ]
     assert refused[5].reason == "CLOCK_AHEAD"
     assert first.errors[0].item_id == "stores/other/scenes/hall"
@@ -240,6 +243,15 @@ async def test_an_open_visit_says_how_long_it_takes_so_far(stub: Stub) -> None:
     assert visit.dwell.ToMilliseconds() == 2500
     assert visit.last_seen_time.ToMilliseconds() == 12_500
     assert not visit.HasField("exit_time")
+
+
+async def test_a_visit_says_who_the_person_is_to_cameras(stub: Stub) -> None:
+    for second, track in [(10, "cam:c1:7"), (11, "cam:c2:x:1")]:
+        seen = update(second, ("ann", ["door"]))
+        seen.objects[0].tracks.append(track)
+        await record(stub, [seen])
+    (visit,) = await visits(stub)
+    assert list(visit.tracks) == ["cam:c1:7", "cam:c2:x:1"]
 
 
 async def test_wrong_requests_name_the_field(stub: Stub) -> None:

@@ -141,6 +141,20 @@ def test_cameras_are_those_that_saw_any_of_it() -> None:
     assert {visit.zone: visit.cameras for visit in changes.visits.values()} == {"door": ("c2", "c1"), "till": ("c3",)}
 
 
+def test_tracks_are_those_of_any_of_it() -> None:
+    tracker = after(
+        at(1, seen("ann", "door")),
+        at(2, seen("ann", "door", tracks=["cam:c1:7", "cam:c1:7"])),
+        at(3, seen("ann", "door", tracks=["cam:c1:8"]), zone="door"),
+        at(4, seen("ann", "door")),
+    )
+    (visit,) = tracker.take_changes().visits.values()
+    assert visit.tracks == ("cam:c1:7", "cam:c1:8")
+    for number in range(200):
+        tracker.apply(at(5 + number, seen("ann", "door", tracks=[f"cam:c2:{number}"])))
+    assert visit.tracks == tuple(f"cam:c2:{number}" for number in range(100, 200))
+
+
 def test_a_person_listed_twice_is_one_person() -> None:
     tracker = after(at(1, seen("ann", "door", cameras=["c1"]), seen("ann", "till", "door", cameras=["c2"])))
     assert told(tracker.take_changes()) == [("entered", "ann", "door", 1), ("entered", "ann", "till", 1)]

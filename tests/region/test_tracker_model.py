@@ -49,7 +49,8 @@ def _person(object_id: str, code: int, time: int) -> SeenObject | None:
         code, claim = divmod(code, 18)
         if inside:
             claims[zone] = time - 14 + claim if claim < 17 else None
-    return SeenObject(object_id, claims, CAMERAS[cameras]) if code else None
+    tracks = tuple(f"cam:{camera}:1" for camera in CAMERAS[-1 - cameras])
+    return SeenObject(object_id, claims, CAMERAS[cameras], tracks) if code else None
 
 
 @dataclass
@@ -118,6 +119,7 @@ def _visits_of(sayings: list[Saying], presence: Presence) -> list[Visit]:
             visits.append(visit)
         visit.seen = now
         visit.cameras = tuple(dict.fromkeys((*visit.cameras, *saying.person.cameras)))
+        visit.tracks = tuple(dict.fromkeys((*visit.tracks, *saying.person.tracks)))
         visit.exit = _exit(now, sayings[index + 1 :])
     return visits
 
@@ -166,12 +168,12 @@ class Ledger:
         return SceneState(self.time, self.latest, visits, dict(self.ends))
 
 
-def outcome(visits: list[Visit]) -> dict[str, tuple[str, str, int, int, tuple[str, ...]]]:
+def outcome(visits: list[Visit]) -> dict[str, tuple[str, str, int, int, tuple[str, ...], tuple[str, ...]]]:
     """What counts of finished visits, by id. One that goes on counts up to its last sight."""
     whole = {}
     for visit in visits:
         exit = visit.seen if visit.exit is None else visit.exit
-        whole[visit.id] = (visit.object_id, visit.zone, visit.enter, exit, visit.cameras)
+        whole[visit.id] = (visit.object_id, visit.zone, visit.enter, exit, visit.cameras, visit.tracks)
     assert len(whole) == len(visits), "two visits with one id"
     return whole
 
