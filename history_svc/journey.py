@@ -43,7 +43,7 @@ def steps(store: str, hits: Sequence[Hit], found: Found, gap_ns: int) -> list[hi
         camera = names.camera(store, one.camera)
         evidence = (-hit.similarity, names.appearance(store, one.id.hex()))
         on_cameras.append(_Step(camera, one.start_ns, one.end_ns, [evidence], set()))
-        for stay in found.during(camera, one.start_ns, one.end_ns):
+        for stay in found.during(camera, one.start_ns, one.end_ns, one.object_id):
             visit = stay.visit
             step = in_zones.setdefault(visit.name, _Step(visit.zone, stay.start_ns, stay.end_ns, [], {visit.object_id}))
             if len(step.appearances) < _MAX_EVIDENCE:

@@ -53,10 +53,14 @@ def summary(store: str, hits: Sequence[Hit], found: Found) -> history_pb2.Appear
 
 
 def _zones(by_camera: dict[str, list[Appearance]], found: Found) -> list[history_pb2.ZoneSummary]:
-    by_zone: dict[str, dict[str, Stay]] = defaultdict(dict)
+    spans: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
     for camera, appearances in by_camera.items():
-        for start_ns, end_ns in united((one.start_ns, one.end_ns) for one in appearances):
-            for stay in found.during(camera, start_ns, end_ns):
+        for one in appearances:
+            spans[camera, one.object_id].append((one.start_ns, one.end_ns))
+    by_zone: dict[str, dict[str, Stay]] = defaultdict(dict)
+    for (camera, object_id), of_object in spans.items():
+        for start_ns, end_ns in united(of_object):
+            for stay in found.during(camera, start_ns, end_ns, object_id):
                 by_zone[stay.visit.zone][stay.visit.name] = stay  # two cameras may have seen it
     zones = [_zone(zone, list(stays.values())) for zone, stays in by_zone.items()]
     zones.sort(key=lambda one: (-one.dwell.ToNanoseconds(), one.zone))

@@ -87,6 +87,18 @@ async def test_other_cameras_meanwhile_do_not_part_what_overlaps(client: Client)
     assert _path(await client.stub.GetJourney(_request())) == [("door", 100, 115), ("aisle", 105, 120)]
 
 
+async def test_where_tracks_tell_others_visits_are_no_steps(wired: Client, others: Neighbours) -> None:
+    await wired.append(*_seen("7", "door", 100, 110))
+    others.visits = [
+        visit(1, "entrance", 100, 104, ["door"], tracks=["cam:door:7"]),
+        visit(2, "aisle", 104, 110, ["door"], who="uuid-2", tracks=["cam:door:8"]),
+    ]
+
+    journey = await wired.stub.GetJourney(_request())
+
+    assert _path(journey) == [("entrance", 100, 104), ("door", 100, 110)]
+
+
 async def test_a_visit_that_goes_on_lasts_to_its_last_sight(wired: Client, others: Neighbours) -> None:
     await wired.append(*_seen("1", "door", 100, 110))
     others.visits = [visit(1, "entrance", 105, None, ["door"])]

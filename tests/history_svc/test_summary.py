@@ -25,7 +25,13 @@ def _request(**fields: object) -> history_pb2.SearchAppearancesRequest:
 
 
 def visit(
-    number: int, zone: str, enter: float, leave: float | None, cameras: Iterable[str], who: str = "uuid-1"
+    number: int,
+    zone: str,
+    enter: float,
+    leave: float | None,
+    cameras: Iterable[str],
+    who: str = "uuid-1",
+    tracks: Iterable[str] = (),
 ) -> region_pb2.Visit:
     """A visit; one without an end goes on and was last seen at 500."""
     return region_pb2.Visit(
@@ -36,6 +42,7 @@ def visit(
         exit_time=None if leave is None else moment(leave),
         last_seen_time=moment(500 if leave is None else leave),
         cameras=[f"{STORE}/cameras/{camera}" for camera in cameras],
+        tracks=tracks,
     )
 
 
@@ -156,6 +163,18 @@ async def test_the_summary_is_of_all_hits_and_on_the_first_page(wired: Client, o
     spans = [(seconds(r.interval.start_time), seconds(r.interval.end_time)) for r in others.visit_requests]
     assert spans[0] == (50, 205)
     assert len(spans) == 2
+
+
+async def test_visits_of_others_are_not_summed_up_where_tracks_tell(wired: Client, others: Neighbours) -> None:
+    await wired.append(*(detection(WOMAN, at=at, object_id="7") for at in (100, 110)))
+    others.visits = [
+        visit(1, "aisle", 95, 105, ["Camera_01"], tracks=["cam:Camera_01:7"]),
+        visit(2, "aisle", 102, 120, ["Camera_01"], who="uuid-2", tracks=["cam:Camera_01:8"]),
+    ]
+
+    (zone,) = (await wired.stub.SearchAppearances(_request())).summary.zones
+
+    assert (zone.visit_count, zone.dwell.seconds, list(zone.object_ids)) == (1, 10, ["uuid-1"])
 
 
 async def test_more_visits_than_are_looked_at_are_said_to_be_missing(wired: Client, others: Neighbours) -> None:
