@@ -248,3 +248,11 @@ def test_what_is_told_of_a_zone_after_the_scene_moved_on_changes_nothing() -> No
     assert not tracker.apply(at(2, seen("ann", "door"), zone="door"))
     assert not tracker.apply(at(3, seen("ann"), zone="till"))
     assert tracker.take_changes().events == []
+
+
+def test_a_repeat_of_what_is_long_forgotten_makes_no_ghost() -> None:
+    entry = at(1, seen("ann", "door"), zone="door")
+    tracker = after(entry, at(2, seen("ann"), zone="door"), at(3602.001, seen("bob", "till"), zone="till"))
+    assert ("ann", "door") in tracker.take_changes().forgotten_ends
+    assert not tracker.apply(entry)
+    assert [visit.object_id for visit in tracker.visits()] == ["bob"]
