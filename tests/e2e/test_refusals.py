@@ -217,10 +217,10 @@ async def test_the_same_messages_again_raise_nothing_twice(store: Store) -> None
     first = await store.play()
     store.expected.check(first)
 
-    again = await store.play(window=first.window)
+    again = await store.play(window=first.window, speed=50)
     for name in ("ingest", "match"):  # and what they remember is no help
         await asyncio.to_thread(store.mesh.services[name].restart)
-    third = await store.play(window=first.window)
+    third = await store.play(window=first.window, speed=50)
 
     for repeated in (again, third):
         assert repeated.streamed == []
