@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from history_svc.appearances import Appearance
-from history_svc.records import Frame, Track
+from history_svc.records import Frame, Track, appearance_number
 
 _HOUR_NS = 3_600_000_000_000
 _RECENT = 4
@@ -32,7 +32,6 @@ class Book:
         self._timelines: dict[Track, _Timeline] = {}
         self._by_start: list[tuple[int, bytes]] = []
         self._longest_ns = 0
-        self._next_number = 0
         self._of_detection: dict[bytes, Appearance] = {}
         self._detections_by_hour: dict[int, list[bytes]] = {}
         self._frames: dict[str, tuple[Frame, set[bytes]]] = {}
@@ -104,8 +103,7 @@ class Book:
         track = (appearance.camera, appearance.object_id)
         if known is None:
             known = appearance
-            known.number = self._next_number
-            self._next_number += 1
+            known.number = appearance_number(known.id)
             self._by_id[known.id] = self._by_number[known.number] = known
             self._timelines.setdefault(track, _Timeline()).recent.append(known)
             insort(self._by_start, (known.start_ns, known.id))

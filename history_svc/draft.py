@@ -6,6 +6,7 @@ A group that the disk refused leaves no trace, so that it can be sent again.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 
 from history_svc.appearances import Appearance, Rules, Vector
 from history_svc.book import Book
@@ -91,6 +92,6 @@ class Draft:
         for link in self._links:
             self._book.put_frame(link.frame, link.appearances)
 
-    def new_detections(self) -> Iterable[bytes]:
-        """The ids of the detections that this draft adds."""
-        return self._placed.keys()
+    def touched(self) -> Iterable[bytes]:
+        """The ids of the appearances that this draft begins or changes."""
+        return chain(self._changed, *(link.appearances for link in self._links))

@@ -9,34 +9,46 @@ from history_svc.book import Book
 from history_svc.draft import Draft
 from history_svc.index import Faces, HistoryIndex
 from history_svc.intake import face_score
-from history_svc.records import HAS_VECTOR, ROW, Detections, FrameLink, Header, decode, raw_ids
+from history_svc.ledger import Ledger
+from history_svc.log import Closed
+from history_svc.records import HAS_VECTOR, ROW, Detections, FrameLink, Header, decode, raw_ids, rounded
 
 
 class OtherData(Exception):
     """The data directory belongs to another store, or holds embeddings of another model."""
 
+    @classmethod
+    def of(cls, found: Header, wanted: Header) -> OtherData:
+        """`found` is in the directory, not `wanted`."""
+        return cls(f"holds {found.model} embeddings of store {found.store}, not {wanted.model} of {wanted.store}")
+
 
 class Replay:
     """Hands the records of a log to a book and an index."""
 
-    def __init__(self, header: Header, book: Book, index: HistoryIndex, rules: Rules) -> None:
-        self._header, self._book, self._index, self._rules = header, book, index, rules
+    def __init__(self, header: Header, book: Book, index: HistoryIndex, rules: Rules, ledger: Ledger) -> None:
+        self._header, self._book, self._index, self._rules, self._ledger = header, book, index, rules, ledger
+        self._payload = -1  # of the file that is read
+
+    def closed(self, closed: Closed) -> None:
+        """The records after this are another file's."""
+        self._ledger.close(closed)
+        self._payload = -1
 
     def apply(self, payload: bytes) -> int | None:
         """Takes one record over; returns its newest event time in ns, None when it has none.
 
         Raises ValueError for a record that cannot be read, OtherData for one that is not ours.
         """
+        self._payload += 1
         content = decode(payload, self._header.dimension)
         if isinstance(content, Header):
             if content != self._header:
-                raise OtherData(
-                    f"holds {content.model} embeddings of store {content.store}, "
-                    f"not {self._header.model} of {self._header.store}"
-                )
+                raise OtherData.of(content, self._header)
             return None
         if isinstance(content, FrameLink):
             self._book.put_frame(content.frame, content.appearances)
+            self._ledger.note(0, 0, content.appearances)
             return content.frame.time_ns
         return self._apply_detections(content)
 
@@ -61,6 +73,7 @@ class Replay:
                 vector = batch.vectors[face]
             # Written but not acknowledged, then sent and written again.
             if draft.known(detection) is not None:
+                self._ledger.repeat(self._payload, at)
                 continue
             row = raw[at * size : (at + 1) * size]
             score = face_score(flags[at], confidences[at], areas[at])
@@ -69,6 +82,7 @@ class Replay:
                 taken.append(at)
                 taken_faces.append(face)
         draft.commit()
+        self._ledger.note(len(rows), len(taken), draft.touched())
         if taken:
             numbers = batch.first_face + np.array(taken_faces, np.int64)
             self._index.add(
@@ -77,7 +91,7 @@ class Replay:
                     np.array([self._number(appearances[at]) for at in taken], np.int64),
                     [tracks[at][0] for at in taken],
                     rows[taken],
-                    batch.vectors[taken_faces],
+                    rounded(batch.vectors[taken_faces]),
                 )
             )
         return int(max(times))

@@ -24,11 +24,26 @@ from history_svc.appearances import Rules, Vector
 from history_svc.book import Book
 from history_svc.draft import Draft
 from history_svc.frames import FrameFiles
-from history_svc.index import ExactIndex, Faces, HistoryIndex
+from history_svc.index import Faces
 from history_svc.intake import Batch, Intake, Observation, Upload
+from history_svc.ledger import Ledger
 from history_svc.log import DetectionLog
-from history_svc.records import PACKED, ROW, FrameLink, Header, Track, encode_detections, encode_frame, encode_header
-from history_svc.replay import Replay
+from history_svc.records import (
+    PACKED,
+    ROW,
+    FrameLink,
+    Header,
+    Track,
+    encode_detections,
+    encode_frame,
+    encode_header,
+    rounded,
+)
+from history_svc.replay import OtherData, Replay
+from history_svc.sealed.directory import Directory, OtherHeader
+from history_svc.sealed.index import SegmentedIndex
+from history_svc.sealed.restore import restore
+from history_svc.sealing import Sealing
 from history_svc.settings import Settings
 from mesh import names
 from mesh.embeddings import DIMENSIONS, FACE_MODEL
@@ -78,12 +93,20 @@ class History:
     """See the module. Make it with `open`; run `write` and `sweep` in the background; end with `close`."""
 
     def __init__(
-        self, settings: Settings, log: DetectionLog, frames: FrameFiles, book: Book, index: HistoryIndex
+        self,
+        settings: Settings,
+        log: DetectionLog,
+        frames: FrameFiles,
+        book: Book,
+        index: SegmentedIndex,
+        directory: Directory,
+        ledger: Ledger,
     ) -> None:
         self.book, self.index, self.frames = book, index, frames
         self.store = settings.store
         self._intake = Intake(settings.store, FACE_MODEL, DIMENSIONS[FACE_MODEL], settings.max_frame_bytes)
-        self._settings, self._log = settings, log
+        self._settings, self._log, self._ledger = settings, log, ledger
+        self._sealing = Sealing(index, directory, ledger, log, settings.seal_faces)
         self._rules = _rules(settings)
         self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
         self._deciding = asyncio.Lock()
@@ -106,9 +129,20 @@ class History:
             segment_seconds=settings.segment_seconds,
         )
         rules = _rules(settings)
-        book, index = Book(rules.gap_ns), ExactIndex(header.dimension, settings.search_threads)
-        log.recover(Replay(header, book, index, rules).apply)
-        history = cls(settings, log, FrameFiles(settings.data_dir / "frames"), book, index)
+        book, index = Book(rules.gap_ns), SegmentedIndex(header.dimension, settings.search_threads)
+        ledger = Ledger(book)
+        try:
+            directory = Directory(settings.data_dir / "segments", settings.data_dir / "quarantine", header)
+            for segment in directory.open():
+                index.take(segment)
+                log.discard(segment.manifest.first_log, segment.manifest.last_log)
+        except OtherHeader as error:
+            raise OtherData.of(error.header, header) from None
+        restore(book, index.segments)
+        replay = Replay(header, book, index, rules, ledger)
+        log.recover(replay.apply, replay.closed)
+        frames = FrameFiles(settings.data_dir / "frames")
+        history = cls(settings, log, frames, book, index, directory, ledger)
         floor = history.oldest_ns()
         book.drop_before(floor)
         index.drop_before(floor)
@@ -156,20 +190,38 @@ class History:
             async with self._deciding:
                 await self._write_group(jobs)
 
+    async def seal(self) -> None:
+        """Moves what fills a segment from the log into one, for ever."""
+        await self._sealing.run()
+
+    async def verify(self) -> None:
+        """Reads every segment once, and puts aside those that are damaged."""
+        await self._sealing.verify()
+
     async def sweep(self) -> None:
         """Drops what is too old, for ever."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(self._settings.sweep_seconds)
-            async with self._deciding:
-                floor = self.oldest_ns()
-                expired = self.book.drop_before(floor)
-                self.index.drop_before(floor)
-                files = await loop.run_in_executor(self._writer, self._log.drop_before, floor)
+            async with self._sealing.lock:
+                async with self._deciding:
+                    floor = self.oldest_ns()
+                    expired = self.book.drop_before(floor)
+                    self.index.drop_before(floor)
+                    files = await loop.run_in_executor(self._writer, self._log.drop_before, floor)
+                    self._file_closed()
+                    self._ledger.drop(files)
+                segments = await self._sealing.drop_before(floor)
             await loop.run_in_executor(self._frame_writers, self.frames.remove, expired)
             self._gauge()
-            if files or expired:
-                _log.info("expired", log_files=files, frames=len(expired))
+            if files or segments or expired:
+                _log.info("expired", log_files=len(files), segments=segments, frames=len(expired))
+
+    def _file_closed(self) -> None:
+        """Log files that were ended may fill a segment now."""
+        for closed in self._log.take_closed():
+            self._ledger.close(closed)
+            self._sealing.wake()
 
     def _submit(self, observations: list[Observation], links: list[FrameLink]) -> asyncio.Future[list[bytes]]:
         done: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
@@ -203,6 +255,7 @@ class History:
 
     async def _write_group(self, jobs: list[_Job]) -> None:
         draft = Draft(self.book, self._rules)
+        loop = asyncio.get_running_loop()
         try:
             group = _decide(draft, jobs)
             first_face = self.index.next_number
@@ -211,17 +264,21 @@ class History:
             if group.rows:
                 payloads.insert(0, encode_detections(list(group.tracks), b"".join(group.rows), vectors, first_face))
             if payloads:
-                loop = asyncio.get_running_loop()
                 await loop.run_in_executor(self._writer, self._log.append, payloads, group.newest_ns)
         except OSError as error:
             metrics.WRITE_FAILURES.inc()
             _log.error("write_failed", error=str(error), batches=len(jobs))
             _fail(jobs, _refused(error))
+            self._file_closed()
             return
         except Exception as error:
             _fail(jobs, error)
             raise
         draft.commit()
+        self._ledger.note(len(group.rows), len(group.faces), draft.touched())
+        if self._ledger.open_faces >= self._settings.seal_faces:
+            await loop.run_in_executor(self._writer, self._log.roll)
+        self._file_closed()
         if group.faces:
             self.index.add(
                 Faces(
@@ -229,7 +286,7 @@ class History:
                     np.array([self._number(one) for one in group.face_appearances], np.int64),
                     group.face_cameras,
                     np.frombuffer(b"".join(group.faces), ROW),
-                    vectors,
+                    rounded(vectors),
                 )
             )
         for job, answer in zip(jobs, group.answers, strict=True):
@@ -254,10 +311,12 @@ class History:
 
     def _gauge(self) -> None:
         metrics.ROWS.set(len(self.index))
+        metrics.SEGMENTS.set(len(self.index.segments))
         metrics.APPEARANCES.set(len(self.book))
         metrics.DETECTIONS.set(self.book.detection_count)
 
     def _close(self) -> None:
+        self._sealing.close()
         self._frame_writers.shutdown()
         self._writer.shutdown()
         self._log.close()
