@@ -1,4 +1,7 @@
-"""All appearances, detection ids and frames that are durable and not too old, in memory. Of the loop's thread."""
+"""All appearances and frames that are durable and not too old, and the ids of detections that are in no sealed segment.
+
+In memory. Of the loop's thread.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,7 @@ class Book:
 
     @property
     def detection_count(self) -> int:
-        """How many detections."""
+        """How many detections are in no sealed segment."""
         return len(self._of_detection)
 
     def get(self, appearance: bytes) -> Appearance | None:
@@ -54,7 +57,7 @@ class Book:
         return self._by_number.get(number)
 
     def appearance_of(self, detection: bytes) -> Appearance | None:
-        """The appearance of a detection that is stored."""
+        """The appearance of a detection that is stored, and in no sealed segment."""
         return self._of_detection.get(detection)
 
     def frame(self, frame_id: str) -> Frame | None:
@@ -121,6 +124,16 @@ class Book:
         for detection, time_ns in detections:
             self._of_detection[detection] = appearance
             self._detections_by_hour.setdefault(time_ns // _HOUR_NS, []).append(detection)
+
+    def forget_detections(self, detections: Collection[bytes]) -> None:
+        """These are in a sealed segment now."""
+        known = self._of_detection
+        for detection in detections:
+            known.pop(detection, None)
+        hours = self._detections_by_hour.items()
+        self._detections_by_hour = {
+            hour: kept for hour, ids in hours if (kept := [detection for detection in ids if detection in known])
+        }
 
     def put_frame(self, frame: Frame, appearances: Collection[bytes]) -> None:
         """Adds a frame, or appearances to one that is there; an appearance that is gone is left out."""

@@ -149,15 +149,21 @@ def rounded(vectors: Vectors) -> Vectors:
 
 
 def appearance_numbers(ids: NDArray[Any]) -> NDArray[np.int64]:
-    """(n,) what indexes call the appearances with the ids in a V16 column: spread over 63 bits, the same everywhere.
+    """(n,) what indexes call the appearances with the ids in a V16 column: `id_keys` of 63 bits.
 
-    Ids need not be random, so their halves are mixed (the finaliser of SplitMix64); of a million appearances two have
-    one number with a probability of 5e-8.
+    Of a million appearances two have one number with a probability of 5e-8.
+    """
+    numbers: NDArray[np.int64] = (id_keys(ids) >> np.uint64(1)).astype(np.int64)
+    return numbers
+
+
+def id_keys(ids: NDArray[Any]) -> NDArray[np.uint64]:
+    """(n,) the ids of a V16 column in 64 bits, the same everywhere.
+
+    Ids need not be random, so their halves are mixed (the finaliser of SplitMix64).
     """
     halves = np.frombuffer(np.ascontiguousarray(ids).tobytes(), "<u8").reshape(-1, 2)
-    mixed = _mix(halves[:, 0] + np.uint64(0x9E3779B97F4A7C15)) ^ halves[:, 1]
-    numbers: NDArray[np.int64] = (_mix(mixed) >> np.uint64(1)).astype(np.int64)
-    return numbers
+    return _mix(_mix(halves[:, 0] + np.uint64(0x9E3779B97F4A7C15)) ^ halves[:, 1])
 
 
 def appearance_number(appearance: bytes) -> int:

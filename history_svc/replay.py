@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
+from numpy.typing import NDArray
 
 from history_svc.appearances import Rules
 from history_svc.book import Book
@@ -23,11 +26,23 @@ class OtherData(Exception):
         return cls(f"holds {found.model} embeddings of store {found.store}, not {wanted.model} of {wanted.store}")
 
 
+Find = Callable[[Sequence[bytes], NDArray[np.int64]], dict[bytes, bytes]]
+"""sealed.index.SegmentedIndex.find"""
+
+
+def _none(_detections: Sequence[bytes], _times: NDArray[np.int64]) -> dict[bytes, bytes]:
+    return {}
+
+
 class Replay:
     """Hands the records of a log to a book and an index."""
 
-    def __init__(self, header: Header, book: Book, index: HistoryIndex, rules: Rules, ledger: Ledger) -> None:
+    def __init__(
+        self, header: Header, book: Book, index: HistoryIndex, rules: Rules, ledger: Ledger, find: Find = _none
+    ) -> None:
+        """`find` knows the appearances of detections in sealed segments."""
         self._header, self._book, self._index, self._rules, self._ledger = header, book, index, rules, ledger
+        self._find = find
         self._payload = -1  # of the file that is read
 
     def closed(self, closed: Closed) -> None:
@@ -62,7 +77,7 @@ class Replay:
         times, tracks = rows["time_ns"].tolist(), [batch.tracks[track] for track in rows["track"].tolist()]
         confidences = rows["face_confidence"].tolist()
         areas = (rows["face_box"][:, 2].astype(np.float64) * rows["face_box"][:, 3]).tolist()
-        draft = Draft(self._book, self._rules)
+        draft = Draft(self._book, self._rules, self._find(detections, rows["time_ns"]))
         taken: list[int] = []
         taken_faces: list[int] = []
         face = -1

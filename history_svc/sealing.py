@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -12,6 +13,7 @@ from history_svc import metrics
 from history_svc.ledger import Ledger, LogFile
 from history_svc.log import DetectionLog
 from history_svc.sealed.directory import Directory
+from history_svc.sealed.faces import SealedFaces
 from history_svc.sealed.index import SegmentedIndex
 from history_svc.sealed.manifest import Damaged
 
@@ -22,7 +24,17 @@ _RETRY_SECONDS: Final = 5.0
 class Sealing:
     """See the module. Segments and closed log files change only under `lock`."""
 
-    def __init__(self, index: SegmentedIndex, directory: Directory, ledger: Ledger, log: DetectionLog, faces: int):
+    def __init__(
+        self,
+        index: SegmentedIndex,
+        directory: Directory,
+        ledger: Ledger,
+        log: DetectionLog,
+        faces: int,
+        take: Callable[[SealedFaces], Awaitable[None]],
+    ) -> None:
+        """`faces` fill a segment; `take` hands a new one to whoever asks."""
+        self._take = take
         self.lock = asyncio.Lock()
         self._index, self._directory, self._ledger, self._log, self._faces = index, directory, ledger, log, faces
         self._wake = asyncio.Event()
@@ -77,7 +89,7 @@ class Sealing:
             metrics.SEAL_FAILURES.inc()
             _log.error("seal_failed", error=str(error), log_files=len(logs))
             return False
-        self._index.take(segment)
+        await self._take(segment)
         paths = [one.closed.path for one in logs]
         self._ledger.drop(paths)
         await loop.run_in_executor(self._thread, self._log.remove, paths)

@@ -41,6 +41,7 @@ from history_svc.records import (
 )
 from history_svc.replay import OtherData, Replay
 from history_svc.sealed.directory import Directory, OtherHeader
+from history_svc.sealed.faces import SealedFaces
 from history_svc.sealed.index import SegmentedIndex
 from history_svc.sealed.restore import restore
 from history_svc.sealing import Sealing
@@ -106,7 +107,7 @@ class History:
         self.store = settings.store
         self._intake = Intake(settings.store, FACE_MODEL, DIMENSIONS[FACE_MODEL], settings.max_frame_bytes)
         self._settings, self._log, self._ledger = settings, log, ledger
-        self._sealing = Sealing(index, directory, ledger, log, settings.seal_faces)
+        self._sealing = Sealing(index, directory, ledger, log, settings.seal_faces, self._take)
         self._rules = _rules(settings)
         self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
         self._deciding = asyncio.Lock()
@@ -139,7 +140,7 @@ class History:
         except OtherHeader as error:
             raise OtherData.of(error.header, header) from None
         restore(book, index.segments)
-        replay = Replay(header, book, index, rules, ledger)
+        replay = Replay(header, book, index, rules, ledger, index.find)
         log.recover(replay.apply, replay.closed)
         frames = FrameFiles(settings.data_dir / "frames")
         history = cls(settings, log, frames, book, index, directory, ledger)
@@ -150,7 +151,7 @@ class History:
         history._gauge()
         _log.info(
             "history_opened",
-            detections=book.detection_count,
+            detections=history.detection_count,
             appearances=len(book),
             faces=len(index),
             orphan_frames=orphans,
@@ -163,6 +164,11 @@ class History:
         for task in self._tasks:
             task.cancel()
         await asyncio.to_thread(self._close)
+
+    @property
+    def detection_count(self) -> int:
+        """How many detections are kept."""
+        return self.book.detection_count + sum(one.manifest.rows for one in self.index.segments)
 
     def oldest_ns(self) -> int:
         """What is older is neither taken nor found."""
@@ -254,9 +260,9 @@ class History:
         return answers
 
     async def _write_group(self, jobs: list[_Job]) -> None:
-        draft = Draft(self.book, self._rules)
         loop = asyncio.get_running_loop()
         try:
+            draft = Draft(self.book, self._rules, await self._sealed_detections(jobs))
             group = _decide(draft, jobs)
             first_face = self.index.next_number
             payloads = [encode_frame(link) for link in group.links]
@@ -297,6 +303,27 @@ class History:
         metrics.GROUP_BATCHES.observe(len(jobs))
         self._gauge()
 
+    async def _sealed_detections(self, jobs: list[_Job]) -> dict[bytes, bytes]:
+        """Which of the detections are in a sealed segment, and their appearances there."""
+        newest_ns = max((one.manifest.newest_ns for one in self.index.segments), default=-1)
+        asked = [
+            one
+            for job in jobs
+            for one in job.observations
+            if one.time_ns <= newest_ns and self.book.appearance_of(one.detection) is None
+        ]
+        if not asked:
+            return {}
+        detections, times = [one.detection for one in asked], np.array([one.time_ns for one in asked], np.int64)
+        return await asyncio.get_running_loop().run_in_executor(self._writer, self.index.find, detections, times)
+
+    async def _take(self, segment: SealedFaces) -> None:
+        """From now on a segment answers for what is in it."""
+        detections = segment.table.ids("detection")
+        async with self._deciding:  # a group that is being decided has looked for repeats already
+            self.index.take(segment)
+            self.book.forget_detections(detections)
+
     def _number(self, appearance_id: bytes) -> int:
         appearance = self.book.get(appearance_id)
         assert appearance is not None, "committed above"
@@ -313,7 +340,7 @@ class History:
         metrics.ROWS.set(len(self.index))
         metrics.SEGMENTS.set(len(self.index.segments))
         metrics.APPEARANCES.set(len(self.book))
-        metrics.DETECTIONS.set(self.book.detection_count)
+        metrics.DETECTIONS.set(self.detection_count)
 
     def _close(self) -> None:
         self._sealing.close()

@@ -5,6 +5,7 @@
         faces.faiss       RaBitQ codes of the faces, 1 bit a dimension after a random rotation
         vectors.f16       the faces' vectors, little-endian float16, row by row
         rows.arrow        every detection; those with a vector come first, in the order of `vectors.f16`
+        keys.arrow        64 bits of each detection's id, sorted, and where its row is: is a detection stored already?
         appearances.arrow the state of each appearance that the log files touched, as it was at their end
         frames.arrow      the evidence frames and what they show
 

@@ -31,6 +31,7 @@ from history_svc.sealed.manifest import Damaged, Manifest
 INDEX: Final = "faces.faiss"
 VECTORS: Final = "vectors.f16"
 ROWS: Final = "rows.arrow"
+KEYS: Final = "keys.arrow"
 APPEARANCES: Final = "appearances.arrow"
 FRAMES: Final = "frames.arrow"
 _ROTATION_SEED: Final = 20_261_121
@@ -107,6 +108,7 @@ def write(directory: Path, header: Header, first_log: int, last_log: int, conten
         INDEX: _encode_index(content.vectors),
         VECTORS: content.vectors.astype("<f2", copy=False).tobytes(),
         ROWS: tables.encode_rows(content.rows, cameras, content.numbers, content.owners),
+        KEYS: tables.encode_keys(content.rows),
         APPEARANCES: tables.encode_appearances(content.appearances, header.dimension),
         FRAMES: tables.encode_frames(content.frames),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from history_svc.index import NOTHING, Hits, Probes, Scope, best_per_appearance,
 from history_svc.records import Rows, Vectors
 from history_svc.sealed import build, files
 from history_svc.sealed.manifest import Damaged, Manifest
-from history_svc.sealed.tables import RowTable
+from history_svc.sealed.tables import KeyTable, RowTable
 
 # Measured at 10 M faces of 256 dimensions (recall 0.9999): the standard error of an estimate is 0.04.
 _FIRST: Final = 64
@@ -38,9 +39,11 @@ class SealedFaces:
         self._index = _load_index(directory, manifest)
         self._vector_file = files.Mapped(directory / build.VECTORS)
         self._row_file = _checked(directory, manifest, build.ROWS)
+        self.table = RowTable(self._row_file.view())
+        self._key_file = _checked(directory, manifest, build.KEYS)
+        self._keys = KeyTable(self._key_file.view(), self.table)
         self.appearance_file = _checked(directory, manifest, build.APPEARANCES)
         self.frame_file = _checked(directory, manifest, build.FRAMES)
-        self.table = RowTable(self._row_file.view())
         self._vectors: NDArray[np.float16] = np.frombuffer(self._vector_file.view(), "<f2").reshape(
             manifest.faces, self._dimension
         )
@@ -83,6 +86,11 @@ class SealedFaces:
         chosen = found_at[best]
         return Hits(self._appearances[chosen], similarities[best], self._numbers[chosen], self.table.rows(chosen))
 
+    def find(self, detections: Sequence[bytes], times: NDArray[np.int64]) -> dict[bytes, bytes]:
+        """The appearance of each detection that is stored here. `times` (n,) are theirs, in ns since 1970."""
+        inside = np.flatnonzero((times >= self.manifest.oldest_ns) & (times <= self.manifest.newest_ns))
+        return self._keys.find([detections[at] for at in inside.tolist()]) if len(inside) else {}
+
     def faces_of(self, appearance: int, scope: Scope) -> tuple[Rows, Vectors]:
         """As HistoryIndex.faces_of."""
         at = np.flatnonzero(self._appearances == appearance)
@@ -93,6 +101,7 @@ class SealedFaces:
         """Takes what searches have read off this process; the page cache keeps it while there is room."""
         self._vector_file.trim()
         self._row_file.trim()
+        self._key_file.trim()
         self.appearance_file.trim()
         self.frame_file.trim()
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from history_svc.index import CHUNK_ROWS, FOREVER, ExactIndex, Faces, Hits, Probes, Scope, best_of, run
 from history_svc.records import Rows, Vectors
@@ -57,6 +58,17 @@ class SegmentedIndex:
         """No longer searches these. `add`'s thread only."""
         kept = tuple(one for one in self._view.segments if one not in segments)
         self._view = replace(self._view, segments=kept)
+
+    def find(self, detections: Sequence[bytes], times: NDArray[np.int64]) -> dict[bytes, bytes]:
+        """The appearance of each detection that is in a segment. Blocks: call it in a thread.
+
+        `times` (n,) are the detections' in ns since 1970. An id depends on its time, so only segments of that time are
+        looked into.
+        """
+        found: dict[bytes, bytes] = {}
+        for segment in self._view.segments:
+            found |= segment.find(detections, times)
+        return found
 
     def search(self, probes: Probes, min_similarity: float, scope: Scope) -> Hits:
         # In this order: faces that are sealed in between are then in both, and left out of the chunks.

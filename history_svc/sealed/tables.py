@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from history_svc.appearances import Appearance
-from history_svc.records import ROW, Frame, FrameLink, Rows, Vectors
+from history_svc.records import ROW, Frame, FrameLink, Rows, Vectors, id_keys
 
 _ID = 16
 _ROW_COLUMNS = ("detection", "appearance", "time_ns", "flags", "alignment", "person_box", "face_box",
@@ -43,12 +43,46 @@ class RowTable:
         ids: list[bytes] = self._columns[name].tolist()
         return ids
 
+    def id_at(self, name: str, at: int) -> bytes:
+        """One of them."""
+        one: bytes = self._columns[name][at].tobytes()
+        return one
+
     def rows(self, at: NDArray[np.intp]) -> Rows:
         """(k,) rows of ROW; `track` is 0, as there is no table of tracks."""
         rows: Rows = np.zeros(len(at), ROW)
         for name, column in self._columns.items():
             rows[name] = column[at]
         return rows
+
+
+def encode_keys(rows: Rows) -> memoryview:
+    """Where to find the detections of n rows by their ids."""
+    keys = id_keys(rows["detection"])
+    places = np.argsort(keys, kind="stable")
+    return _encode(pa.table({"key": pa.array(keys[places]), "place": pa.array(places.astype(np.uint32))}))
+
+
+class KeyTable:
+    """Keys as they lie in a file. `rows` is the table they lead to."""
+
+    def __init__(self, content: memoryview, rows: RowTable) -> None:
+        batch = _decode(content)
+        self._keys: NDArray[np.uint64] = _array(batch.column("key"))
+        self._places: NDArray[np.uint32] = _array(batch.column("place"))
+        self._rows = rows
+
+    def find(self, detections: Sequence[bytes]) -> dict[bytes, bytes]:
+        """The appearance of each detection that is here."""
+        wanted = id_keys(np.frombuffer(b"".join(detections), f"V{_ID}"))
+        starts = np.searchsorted(self._keys, wanted, "left")
+        ends = np.searchsorted(self._keys, wanted, "right")
+        found: dict[bytes, bytes] = {}
+        for at in np.flatnonzero(ends > starts).tolist():
+            for place in self._places[starts[at] : ends[at]].tolist():
+                if self._rows.id_at("detection", place) == detections[at]:
+                    found[detections[at]] = self._rows.id_at("appearance", place)
+        return found
 
 
 def encode_appearances(appearances: Sequence[Appearance], dimension: int) -> memoryview:

@@ -88,7 +88,7 @@ def state(history: History) -> dict[str, Any]:
          one.entry[:24], one.exit[:24], one.frames, one.number)
         for one in history.book.newest_first(None, None, None)
     ]  # fmt: skip
-    return {"found": found, "appearances": appearances, "detections": history.book.detection_count}
+    return {"found": found, "appearances": appearances, "detections": history.detection_count}
 
 
 async def test_nothing_changes_by_sealing_nor_by_a_restart(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ async def test_retention_unlinks_whole_segments(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["manifest.json", "faces.faiss", "vectors.f16", "rows.arrow", "appearances.arrow",
-                                  "frames.arrow"])  # fmt: skip
+                                  "frames.arrow", "keys.arrow"])  # fmt: skip
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
 async def test_a_damaged_segment_is_put_aside_and_the_rest_served(tmp_path: Path, kind: str, damage: str) -> None:
     template = tmp_path / "template"
