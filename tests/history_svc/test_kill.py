@@ -79,9 +79,9 @@ def _check(history: History, acknowledged: dict[int, list[bytes]], begin_ns: int
     assert set(owners) <= set(faces)
     # Those that are there all the time: every face of theirs, once.
     for person in (1, 3, 5):
-        owner = owners[-grinder.BATCH + person] if owners else None
-        if owner is None:
+        if not owners:
             continue
+        owner = owners[-grinder.BATCH + person]
         found = history.book.get(owner)
         assert found is not None
         rows, _ = history.index.faces_of(found.number, Scope())
