@@ -128,8 +128,8 @@ class Rig:
                     timeout=60,
                 )
                 self.enrolled += 1
-                if self.enrolled % 100 == 0:
-                    self._progress(f"enrolling, {self.enrolled} of {count}")
+                if self.enrolled % 1000 == 0:
+                    self._progress(f"{self.enrolled:,} of {count:,} enrolled")
 
         async with asyncio.TaskGroup() as group:
             for _ in range(_ENROL_AT_ONCE):

@@ -12,8 +12,9 @@ Progress = Callable[[str], None]
 _STEP_UP = 1.4
 _RESOLUTION = 1.06
 """The search ends when the rate that failed is this much over the one that held."""
-_BACK_OFF = 0.93
-_CONFIRMATIONS = 4
+_BACK_OFF = 0.94
+"""From what held for seconds to what is tried for long, and from each failure to the next attempt."""
+_CONFIRMATIONS = 5
 _LOWEST = 10.0
 
 
@@ -33,12 +34,12 @@ async def find(
     """
     rate = await _search(rig, faces, start, probe_seconds, progress)
     for _ in range(_CONFIRMATIONS):
+        rate *= _BACK_OFF
         progress(f"confirming {rate * faces:.0f} detections/s for {seconds:.0f} s")
         run = (await rig.load(faces=faces, rate=rate, seconds=seconds)).run
         if run.steady:
             return run
         progress(f"not sustained: {run.why_not}")
-        rate *= _BACK_OFF
     return None
 
 

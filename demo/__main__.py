@@ -20,7 +20,7 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
 from clients.replay import Progress, Replay
-from demo import material, show
+from demo import keep, material, show
 from demo.steps import SeenAlert, Steps
 from mesh.errors import MeshError
 from mesh.local import MODULES, LaunchError, Mesh
@@ -113,6 +113,9 @@ async def _story(console: Console, mesh: Mesh, scene: material.Material, steps: 
     found = await steps.search(wanted, photo)
     how = "photo" if photo is not None else "embedding"
     show.hits(console, f"Where was {wanted.display_name}? (search by {how})", found)
+    way = await steps.journey(wanted, photo)
+    show.journey(console, f"Which way did {wanted.display_name} go?", way)
+    show.files(console, await keep.keep(steps, f"{wanted.display_name}: cameras and zones", found.hits, way))
     show.visits(console, await steps.visits())
     return _summary(console, scene, alerts, found.total_size, await steps.appearances_with_frames())
 

@@ -52,6 +52,30 @@ def hits(console: Console, title: str, response: history_pb2.SearchAppearancesRe
     console.print(table)
 
 
+def journey(console: Console, title: str, way: history_pb2.GetJourneyResponse) -> None:
+    """Where the person was, in order."""
+    table = Table(title=title, title_justify="left")
+    for heading in ("from", "to", "camera", "zone"):
+        table.add_column(heading)
+    for step in way.steps:
+        table.add_row(
+            _clock(step.start_time),
+            _clock(step.end_time),
+            step.camera.rpartition("/")[2],
+            step.zone.rpartition("/")[2],
+        )
+    console.print(table)
+
+
+def files(console: Console, saved: Sequence[Path]) -> None:
+    """What was saved, to open."""
+    if not saved:
+        return
+    console.print(f"Saved in {saved[0].parent}:", markup=False, soft_wrap=True)
+    for path in saved:
+        console.print(f"  {path.name}", markup=False)
+
+
 def visits(console: Console, found: Sequence[region_pb2.Visit]) -> None:
     """Who was in which zone for how long."""
     table = Table(title="Visits to zones", title_justify="left")

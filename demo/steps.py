@@ -100,12 +100,21 @@ class Steps:
     async def search(self, person: Person, photo: bytes | None) -> history_pb2.SearchAppearancesResponse:
         """Where the person appeared: by photo where there is one, else by embedding."""
         request = history_pb2.SearchAppearancesRequest(parent=self._parent)
-        if photo is not None:
-            request.image = photo
-        else:
-            request.embedding.CopyFrom(person.embeddings[0])
+        _say_who(request, person, photo)
         stub: history_pb2_grpc.HistoryServiceAsyncStub = history_pb2_grpc.HistoryServiceStub(self._channel("history"))
         return await stub.SearchAppearances(request, timeout=30)
+
+    async def journey(self, person: Person, photo: bytes | None) -> history_pb2.GetJourneyResponse:
+        """Which way the person went."""
+        request = history_pb2.GetJourneyRequest(parent=self._parent)
+        _say_who(request.query, person, photo)
+        stub: history_pb2_grpc.HistoryServiceAsyncStub = history_pb2_grpc.HistoryServiceStub(self._channel("history"))
+        return await stub.GetJourney(request, timeout=30)
+
+    async def frame(self, name: str) -> bytes:
+        """The JPEG of an evidence frame."""
+        stub: history_pb2_grpc.HistoryServiceAsyncStub = history_pb2_grpc.HistoryServiceStub(self._channel("history"))
+        return b"".join([part.data async for part in stub.GetFrame(history_pb2.GetFrameRequest(name=name))])
 
     async def appearances_with_frames(self) -> int:
         """How many appearances have an evidence frame."""
@@ -147,3 +156,12 @@ class Steps:
         channel = channels.connect(self._mesh.target(service))
         self._channels.append(channel)
         return channel
+
+
+def _say_who(
+    query: history_pb2.SearchAppearancesRequest | history_pb2.AppearanceQuery, person: Person, photo: bytes | None
+) -> None:
+    if photo is not None:
+        query.image = photo
+    else:
+        query.embedding.CopyFrom(person.embeddings[0])

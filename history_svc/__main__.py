@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 
 # Searches share their work over threads of their own; a BLAS that does so too is 2 to 4 times slower. Read at import.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -20,6 +21,7 @@ from history_svc.store import History
 from history_svc.visits import Visits
 from mesh.aio import Background
 from mesh.channels import connect
+from mesh.errors import MeshError
 from mesh.server import Server, run
 from mesh.settings import load, program_name, refuse
 
@@ -32,6 +34,8 @@ async def main() -> None:
         history = await asyncio.to_thread(History.open, settings)
     except (DirectoryInUse, OtherData, OSError) as error:
         refuse(program_name(Settings), f"POI_HISTORY_DATA_DIR={settings.data_dir}: {error}")
+    except MeshError as error:
+        refuse(program_name(Settings), f"POI_HISTORY_QDRANT_URL: {error}")
     embed, match, region = (
         connect(target, max_message_bytes=settings.max_message_bytes)
         for target in (settings.embed_target, settings.match_target, settings.region_target)
@@ -53,9 +57,15 @@ async def main() -> None:
         server.draining,
         stream_window=settings.stream_window,
         min_similarity=settings.min_similarity,
+        gap_ns=int(settings.gap_seconds * 1e9),
     )
     server.add(history_pb2_grpc.add_HistoryServiceServicer_to_server, servicer, SERVICE)
     await server.serve()
 
 
-run(main)
+if sys.argv[1:2] == ["migrate"]:
+    from history_svc import migrate  # with the client of Qdrant, which the service may not need
+
+    migrate.run(sys.argv[2:])
+else:
+    run(main)

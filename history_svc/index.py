@@ -23,10 +23,7 @@ FOREVER: Final = 1 << 62
 
 @dataclass(frozen=True, slots=True)
 class Faces:
-    """n faces to add: `numbers` (n,) int64 rising over all calls, `appearances` (n,) int64 (Appearance.number).
-
-    `vectors` are `records.rounded`.
-    """
+    """n faces to add: `numbers` (n,) int64 rising over all calls, `appearances` (n,) int64 (Appearance.number)."""
 
     numbers: NDArray[np.int64]
     appearances: NDArray[np.int64]

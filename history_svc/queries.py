@@ -1,4 +1,4 @@
-"""Who a search is for: a photo, an embedding, a person of interest or an appearance becomes face templates."""
+"""Who a search is for: photos, an embedding, a person of interest or an appearance become face templates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from history_svc.records import Vectors
 from history_svc.store import History
 from mesh import embeddings, names
 from mesh.embeddings import FACE_MODEL, Vector
-from mesh.errors import FailedPrecondition, NotFound
+from mesh.errors import FailedPrecondition, InvalidArgument, NotFound, from_rpc
 
 _ALIGNED, _UNALIGNED = common_pb2.ALIGNMENT_ALIGNED, common_pb2.ALIGNMENT_UNALIGNED
 _MEAN, _UNSAID = common_pb2.ALIGNMENT_MEAN, common_pb2.ALIGNMENT_UNSPECIFIED
@@ -37,20 +37,40 @@ class Queries:
         self._embed = embedding_pb2_grpc.EmbeddingServiceStub(embed)
         self._pois = poi_pb2_grpc.PoiServiceStub(match)
 
-    async def probes(self, request: history_pb2.SearchAppearancesRequest) -> Probes:
-        """The templates of whoever is looked for; raises MeshError as the contract says."""
-        match request.WhichOneof("query"):
+    async def probes(
+        self, query: history_pb2.SearchAppearancesRequest | history_pb2.AppearanceQuery, path: str = ""
+    ) -> Probes:
+        """The templates of whoever is looked for; raises MeshError as the contract says.
+
+        `path` leads to `query` in the caller's request, for what is said about a field of it.
+        """
+        match query.WhichOneof("query"):
             case "image":
-                return await self._of_image(request.image)
+                return _probes([await self._face(query.image)])
+            case "photos":
+                return await self._of_photos(query.photos.images, f"{path}photos.images")
             case "poi":
-                return await self._of_poi(request.poi)
+                return await self._of_poi(query.poi, f"{path}poi")
             case "appearance":
-                return await self._of_appearance(request.appearance)
+                return await self._of_appearance(query.appearance, f"{path}appearance")
             case _:
-                vector = embeddings.decode(request.embedding, field="embedding")[None]
+                vector = embeddings.decode(query.embedding, field=f"{path}embedding")[None]
                 return Probes(vector, vector)
 
-    async def _of_image(self, image: bytes) -> Probes:
+    async def _of_photos(self, images: Sequence[bytes], field: str) -> Probes:
+        """Raises the first problem, naming its photo."""
+        found = await asyncio.gather(*map(self._face, images), return_exceptions=True)
+        faces: list[Sequence[common_pb2.Embedding]] = []
+        for at, one in enumerate(found):
+            if isinstance(one, grpc.aio.AioRpcError):
+                raise _of_photo(one, f"{field}[{at}]") from one
+            if isinstance(one, BaseException):
+                raise one
+            faces.append(one)
+        return _probes(faces)
+
+    async def _face(self, image: bytes) -> Sequence[common_pb2.Embedding]:
+        """The embeddings of the one face on a photo."""
         response = await self._embed.DetectFaces(
             embedding_pb2.DetectFacesRequest(
                 parent=names.store(self._history.store),
@@ -59,19 +79,19 @@ class Queries:
                 single_face=True,
             )
         )
-        return _probes([response.faces[0].embeddings])
+        return response.faces[0].embeddings
 
-    async def _of_poi(self, name: str) -> Probes:
-        store, _ = names.parse_poi(name, "poi")
+    async def _of_poi(self, name: str, field: str) -> Probes:
+        store, _ = names.parse_poi(name, field)
         if store != self._history.store:
-            raise wrong_store("poi", self._history.store)
+            raise wrong_store(field, self._history.store)
         poi = await self._pois.GetPoi(poi_pb2.GetPoiRequest(name=name, view=poi_pb2.POI_VIEW_FULL))
         return _probes([reference.embeddings for reference in poi.references])
 
-    async def _of_appearance(self, name: str) -> Probes:
-        store, text = names.parse_appearance(name, "appearance")
+    async def _of_appearance(self, name: str, field: str) -> Probes:
+        store, text = names.parse_appearance(name, field)
         if store != self._history.store:
-            raise wrong_store("appearance", self._history.store)
+            raise wrong_store(field, self._history.store)
         found = self._history.book.get(appearance_id(text, name))
         if found is None:
             raise NotFound(name)
@@ -82,6 +102,17 @@ class Queries:
         best = np.argsort(-rows["face_confidence"], kind="stable")[:_BEST_FACES]
         templates = np.concatenate([embeddings.normalise(vectors.mean(axis=0))[None], vectors[best]])
         return Probes(templates, templates)
+
+
+def _of_photo(error: grpc.aio.AioRpcError, field: str) -> Exception:
+    """What EmbeddingService said about one of several photos, in terms of our caller's request."""
+    told = from_rpc(error)
+    metadata = {**told.metadata, "field": field}
+    if isinstance(told, InvalidArgument):
+        return InvalidArgument(violations=[(field, told.message)], reason=told.reason, metadata=metadata)
+    if isinstance(told, FailedPrecondition):
+        return FailedPrecondition(f"{field}: {told.message}", reason=told.reason, metadata=metadata)
+    return error
 
 
 def _probes(faces: Sequence[Sequence[common_pb2.Embedding]]) -> Probes:

@@ -14,7 +14,7 @@ from history_svc.index import Faces, HistoryIndex
 from history_svc.intake import face_score
 from history_svc.ledger import Ledger
 from history_svc.log import Closed
-from history_svc.records import HAS_VECTOR, ROW, Detections, FrameLink, Header, decode, raw_ids, rounded
+from history_svc.records import HAS_VECTOR, ROW, Detections, FrameLink, Header, decode, raw_ids
 
 
 class OtherData(Exception):
@@ -106,7 +106,7 @@ class Replay:
                     np.array([self._number(appearances[at]) for at in taken], np.int64),
                     [tracks[at][0] for at in taken],
                     rows[taken],
-                    rounded(batch.vectors[taken_faces]),
+                    batch.vectors[taken_faces],
                 )
             )
         return int(max(times))

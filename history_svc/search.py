@@ -11,8 +11,8 @@ from history_svc.appearances import Appearance
 from history_svc.index import Probes, Scope
 from history_svc.store import History
 
-Rank = tuple[float, bytes]
-"""(-similarity, appearance id): rising from the best hit."""
+Place = tuple[float, bytes]
+"""What hits are sorted by: a number (nanoseconds stay exact: they are ints) and the appearance's id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +23,15 @@ class Hit:
     similarity: float
     best: bytes
 
-    @property
-    def rank(self) -> Rank:
-        """Where it stands."""
-        return (-self.similarity, self.appearance.id)
+
+def by_similarity(hit: Hit) -> Place:
+    """A hit's place when the most similar comes first."""
+    return (-hit.similarity, hit.appearance.id)
+
+
+def by_time(hit: Hit) -> Place:
+    """A hit's place when the first to be seen comes first."""
+    return (hit.appearance.start_ns, hit.appearance.id)
 
 
 class Searches:
@@ -37,7 +42,7 @@ class Searches:
         self._turn = asyncio.Semaphore(limit)
 
     async def find(self, probes: Probes, min_similarity: float, scope: Scope) -> list[Hit]:
-        """All hits, best first."""
+        """All hits, most similar first."""
         async with self._turn:
             started = time.perf_counter()
             found = await asyncio.to_thread(self._history.index.search, probes, min_similarity, scope)
@@ -51,5 +56,5 @@ class Searches:
             appearance = self._history.book.numbered(number)
             if appearance is not None:  # not too old meanwhile
                 hits.append(Hit(appearance, similarity, raw[at * size : (at + 1) * size]))
-        hits.sort(key=lambda hit: hit.rank)
+        hits.sort(key=by_similarity)
         return hits

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from itertools import islice
 from typing import Any
 
 from google.api import httpbody_pb2
 from poi.v1 import common_pb2, history_pb2, history_pb2_grpc
 
-from history_svc import translate
+from history_svc import journey, translate
 from history_svc.index import Scope
 from history_svc.intake import Batch, appearance_id, wrong_store
 from history_svc.queries import Queries
-from history_svc.search import Searches
+from history_svc.search import Hit, Searches, by_similarity, by_time
 from history_svc.store import Appending, History
-from history_svc.visits import Visits
+from history_svc.summary import summary
+from history_svc.visits import Found, Visits
 from mesh import names, pages
 from mesh.errors import DataLoss, InvalidArgument, NotFound
 from mesh.streams import until_drained
@@ -41,10 +42,12 @@ class HistoryServicer(history_pb2_grpc.HistoryServiceServicer):
         *,
         stream_window: int,
         min_similarity: float,
+        gap_ns: int,
     ) -> None:
+        """`min_similarity` of queries that say none; `gap_ns` in a journey, between stays that are one."""
         self._history, self._searches, self._queries, self._visits = history, searches, queries, visits
         self._draining = draining
-        self._stream_window, self._min_similarity = stream_window, min_similarity
+        self._stream_window, self._min_similarity, self._gap_ns = stream_window, min_similarity, gap_ns
 
     async def AppendDetections(
         self, request_iterator: AsyncIterator[history_pb2.AppendDetectionsRequest], context: Any
@@ -73,8 +76,10 @@ class HistoryServicer(history_pb2_grpc.HistoryServiceServicer):
         probes = await self._queries.probes(request)
         least = request.min_similarity if request.HasField("min_similarity") else self._min_similarity
         hits = await self._searches.find(probes, least, scope)
-        after = (-float(state["similarity"]), bytes.fromhex(state["id"])) if state else None
-        start = 0 if after is None else bisect_right(hits, after, key=lambda hit: hit.rank)
+        place = by_time if request.order == history_pb2.APPEARANCE_ORDER_TIME else by_similarity
+        if place is by_time:
+            hits.sort(key=place)
+        start = bisect_right(hits, (state["at"], bytes.fromhex(state["id"])), key=place) if state else 0
         page = hits[start : start + size]
         response = history_pb2.SearchAppearancesResponse(total_size=len(hits))
         for hit in page:
@@ -83,12 +88,28 @@ class HistoryServicer(history_pb2_grpc.HistoryServiceServicer):
                 similarity=hit.similarity,
             )
         if start + size < len(hits):
-            last = page[-1]
-            response.next_page_token = pages.encode(
-                {"before": scope.before, "similarity": last.similarity, "id": last.appearance.id.hex()}, request
-            )
-        await self._visits.attach([hit.appearance for hit in response.hits])
+            at, last = place(page[-1])
+            response.next_page_token = pages.encode({"before": scope.before, "at": at, "id": last.hex()}, request)
+        # The summary is of all hits, so the first page's call is about all their visits.
+        found = await self._visits_of(page if state else hits)
+        found.attach(hit.appearance for hit in response.hits)
+        if hits and not state:
+            response.summary.CopyFrom(summary(self._history.store, hits, found))
         return response
+
+    async def GetJourney(self, request: history_pb2.GetJourneyRequest, context: Any) -> history_pb2.GetJourneyResponse:
+        self._check_store(request.parent)
+        scope = self._scope(request.interval, (), self._history.index.next_number)
+        probes = await self._queries.probes(request.query, "query.")
+        least = request.min_similarity if request.HasField("min_similarity") else self._min_similarity
+        hits = await self._searches.find(probes, least, scope)
+        best = hits[: journey.MAX_APPEARANCES]
+        found = await self._visits_of(best)
+        return history_pb2.GetJourneyResponse(
+            steps=journey.steps(self._history.store, best, found, self._gap_ns),
+            total_size=len(hits),
+            visits_partial=found.partial,
+        )
 
     async def ListAppearances(
         self, request: history_pb2.ListAppearancesRequest, context: Any
@@ -154,6 +175,15 @@ class HistoryServicer(history_pb2_grpc.HistoryServiceServicer):
             await answers.put(error)
         else:
             await answers.put(None)
+
+    async def _visits_of(self, hits: Sequence[Hit]) -> Found:
+        """The visits on the cameras of these hits, from the first sight to the last, with one batched call."""
+        if not hits:
+            return Found()
+        appearances = [hit.appearance for hit in hits]
+        cameras = {names.camera(self._history.store, camera) for camera in {one.camera for one in appearances}}
+        start_ns, end_ns = min(one.start_ns for one in appearances), max(one.end_ns for one in appearances)
+        return await self._visits.find(cameras, start_ns, end_ns)
 
     def _check_store(self, parent: str) -> None:
         (store,) = names.parse_store(parent)

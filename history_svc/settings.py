@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, ClassVar
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from mesh.settings import HostPort, ServerSettings, StoreId, Target
+
+
+def _qdrant_url(value: str) -> str:
+    if value and not re.fullmatch(r"https?://(:[^\s/@]+@)?[^\s/@:]+(:\d{1,5})?/?", value):
+        raise ValueError("is not http[s]://[:API_KEY@]HOST[:PORT]")
+    _ = urlsplit(value).port  # raises ValueError
+    return value
+
+
+QdrantUrl = Annotated[str, AfterValidator(_qdrant_url)]
+"""Where Qdrant is, or nothing when empty."""
 
 
 class Settings(ServerSettings):
@@ -54,6 +67,11 @@ class Settings(ServerSettings):
     """Threads that compare vectors, for all searches together."""
     max_searches: Annotated[int, Field(ge=1, le=64)] = 4
     """Searches that run side by side; more wait."""
+
+    qdrant_url: QdrantUrl = ""
+    """Keep the faces that are searched in this Qdrant, http[s]://[:API_KEY@]HOST[:GRPC_PORT]; empty: in memory."""
+    qdrant_exact: bool = False
+    """Let Qdrant compare every face in scope: misses none, and takes longer the more there are."""
 
     embed_target: Target = "127.0.0.1:7001"
     """EmbeddingService: turns a query photo into a face."""

@@ -12,7 +12,7 @@ import errno
 import time
 from collections.abc import Awaitable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,24 +20,22 @@ import structlog
 from poi.v1 import history_pb2
 
 from history_svc import metrics
-from history_svc.appearances import Rules, Vector
+from history_svc.appearances import Rules
 from history_svc.book import Book
 from history_svc.draft import Draft
 from history_svc.frames import FrameFiles
-from history_svc.index import Faces
+from history_svc.group import Job, decide
+from history_svc.index import Faces, HistoryIndex
 from history_svc.intake import Batch, Intake, Observation, Upload
 from history_svc.ledger import Ledger
 from history_svc.log import DetectionLog
 from history_svc.records import (
-    PACKED,
     ROW,
     FrameLink,
     Header,
-    Track,
     encode_detections,
     encode_frame,
     encode_header,
-    rounded,
 )
 from history_svc.replay import OtherData, Replay
 from history_svc.sealed.directory import Directory, OtherHeader
@@ -54,30 +52,6 @@ _log = structlog.get_logger(__name__)
 _NS = 1_000_000_000
 _GROUP_DETECTIONS = 1024
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-
-
-@dataclass(slots=True)
-class _Job:
-    """Observations or frames that wait for the disk; `done` is told the observations' appearances."""
-
-    observations: list[Observation]
-    links: list[FrameLink]
-    done: asyncio.Future[list[bytes]]
-
-
-@dataclass(slots=True)
-class _Group:
-    """What jobs that are written together add up to."""
-
-    answers: list[list[bytes]] = field(default_factory=list)
-    rows: list[bytes] = field(default_factory=list)
-    tracks: dict[Track, int] = field(default_factory=dict)
-    vectors: list[Vector] = field(default_factory=list)
-    faces: list[bytes] = field(default_factory=list)  # rows of those with a vector
-    face_appearances: list[bytes] = field(default_factory=list)
-    face_cameras: list[str] = field(default_factory=list)
-    links: list[FrameLink] = field(default_factory=list)
-    newest_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,17 +73,19 @@ class History:
         log: DetectionLog,
         frames: FrameFiles,
         book: Book,
-        index: SegmentedIndex,
+        index: HistoryIndex,
+        sealed: SegmentedIndex,
         directory: Directory,
         ledger: Ledger,
     ) -> None:
-        self.book, self.index, self.frames = book, index, frames
+        """`index` is `sealed` itself where faces are searched here."""
+        self.book, self.index, self.sealed, self.frames = book, index, sealed, frames
         self.store = settings.store
         self._intake = Intake(settings.store, FACE_MODEL, DIMENSIONS[FACE_MODEL], settings.max_frame_bytes)
         self._settings, self._log, self._ledger = settings, log, ledger
-        self._sealing = Sealing(index, directory, ledger, log, settings.seal_faces, self._take)
+        self._sealing = Sealing(sealed, directory, ledger, log, settings.seal_faces, self._take)
         self._rules = _rules(settings)
-        self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
+        self._jobs: asyncio.Queue[Job] = asyncio.Queue()
         self._deciding = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="log")
@@ -119,7 +95,7 @@ class History:
     def open(cls, settings: Settings) -> History:
         """Locks the data directory and reads the log. Blocks.
 
-        Raises log.DirectoryInUse, replay.OtherData, or OSError.
+        Raises log.DirectoryInUse, replay.OtherData, OSError, or what qdrant.open_index does.
         """
         started = time.perf_counter()
         header = Header(settings.store, FACE_MODEL, DIMENSIONS[FACE_MODEL])
@@ -130,20 +106,24 @@ class History:
             segment_seconds=settings.segment_seconds,
         )
         rules = _rules(settings)
-        book, index = Book(rules.gap_ns), SegmentedIndex(header.dimension, settings.search_threads)
+        book = Book(rules.gap_ns)
         ledger = Ledger(book)
+        sealed = SegmentedIndex(header.dimension, settings.search_threads)
+        index = _index(settings, header, sealed)
         try:
             directory = Directory(settings.data_dir / "segments", settings.data_dir / "quarantine", header)
             for segment in directory.open():
-                index.take(segment)
+                sealed.take(segment)
                 log.discard(segment.manifest.first_log, segment.manifest.last_log)
+                if index is not sealed:
+                    index.add(segment.faces())  # what it has of them it only learns to name
         except OtherHeader as error:
             raise OtherData.of(error.header, header) from None
-        restore(book, index.segments)
-        replay = Replay(header, book, index, rules, ledger, index.find)
+        restore(book, sealed.segments)
+        replay = Replay(header, book, index, rules, ledger, sealed.find)
         log.recover(replay.apply, replay.closed)
         frames = FrameFiles(settings.data_dir / "frames")
-        history = cls(settings, log, frames, book, index, directory, ledger)
+        history = cls(settings, log, frames, book, index, sealed, directory, ledger)
         floor = history.oldest_ns()
         book.drop_before(floor)
         index.drop_before(floor)
@@ -168,7 +148,7 @@ class History:
     @property
     def detection_count(self) -> int:
         """How many detections are kept."""
-        return self.book.detection_count + sum(one.manifest.rows for one in self.index.segments)
+        return self.book.detection_count + sum(one.manifest.rows for one in self.sealed.segments)
 
     def oldest_ns(self) -> int:
         """What is older is neither taken nor found."""
@@ -197,8 +177,9 @@ class History:
                 await self._write_group(jobs)
 
     async def seal(self) -> None:
-        """Moves what fills a segment from the log into one, for ever."""
-        await self._sealing.run()
+        """Moves what fills a segment from the log into one, for ever. With Qdrant everything stays in the log."""
+        if self.index is self.sealed:
+            await self._sealing.run()
 
     async def verify(self) -> None:
         """Reads every segment once, and puts aside those that are damaged."""
@@ -214,6 +195,7 @@ class History:
                     floor = self.oldest_ns()
                     expired = self.book.drop_before(floor)
                     self.index.drop_before(floor)
+                    self.sealed.drop_before(floor)
                     files = await loop.run_in_executor(self._writer, self._log.drop_before, floor)
                     self._file_closed()
                     self._ledger.drop(files)
@@ -232,7 +214,7 @@ class History:
     def _submit(self, observations: list[Observation], links: list[FrameLink]) -> asyncio.Future[list[bytes]]:
         done: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
         done.add_done_callback(_seen)
-        self._jobs.put_nowait(_Job(observations, links, done))
+        self._jobs.put_nowait(Job(observations, links, done))
         return done
 
     async def _append_frames(
@@ -259,11 +241,11 @@ class History:
         metrics.FRAMES.inc(len(links))
         return answers
 
-    async def _write_group(self, jobs: list[_Job]) -> None:
+    async def _write_group(self, jobs: list[Job]) -> None:
         loop = asyncio.get_running_loop()
         try:
             draft = Draft(self.book, self._rules, await self._sealed_detections(jobs))
-            group = _decide(draft, jobs)
+            group = decide(draft, jobs)
             first_face = self.index.next_number
             payloads = [encode_frame(link) for link in group.links]
             vectors = np.array(group.vectors, np.float32).reshape(-1, self._intake.dimension)
@@ -292,7 +274,7 @@ class History:
                     np.array([self._number(one) for one in group.face_appearances], np.int64),
                     group.face_cameras,
                     np.frombuffer(b"".join(group.faces), ROW),
-                    rounded(vectors),
+                    vectors,
                 )
             )
         for job, answer in zip(jobs, group.answers, strict=True):
@@ -303,9 +285,9 @@ class History:
         metrics.GROUP_BATCHES.observe(len(jobs))
         self._gauge()
 
-    async def _sealed_detections(self, jobs: list[_Job]) -> dict[bytes, bytes]:
+    async def _sealed_detections(self, jobs: list[Job]) -> dict[bytes, bytes]:
         """Which of the detections are in a sealed segment, and their appearances there."""
-        newest_ns = max((one.manifest.newest_ns for one in self.index.segments), default=-1)
+        newest_ns = max((one.manifest.newest_ns for one in self.sealed.segments), default=-1)
         asked = [
             one
             for job in jobs
@@ -315,13 +297,13 @@ class History:
         if not asked:
             return {}
         detections, times = [one.detection for one in asked], np.array([one.time_ns for one in asked], np.int64)
-        return await asyncio.get_running_loop().run_in_executor(self._writer, self.index.find, detections, times)
+        return await asyncio.get_running_loop().run_in_executor(self._writer, self.sealed.find, detections, times)
 
     async def _take(self, segment: SealedFaces) -> None:
         """From now on a segment answers for what is in it."""
         detections = segment.table.ids("detection")
         async with self._deciding:  # a group that is being decided has looked for repeats already
-            self.index.take(segment)
+            self.sealed.take(segment)
             self.book.forget_detections(detections)
 
     def _number(self, appearance_id: bytes) -> int:
@@ -338,7 +320,7 @@ class History:
 
     def _gauge(self) -> None:
         metrics.ROWS.set(len(self.index))
-        metrics.SEGMENTS.set(len(self.index.segments))
+        metrics.SEGMENTS.set(len(self.sealed.segments))
         metrics.APPEARANCES.set(len(self.book))
         metrics.DETECTIONS.set(self.detection_count)
 
@@ -348,41 +330,20 @@ class History:
         self._writer.shutdown()
         self._log.close()
         self.index.close()
+        self.sealed.close()
+
+
+def _index(settings: Settings, header: Header, sealed: SegmentedIndex) -> HistoryIndex:
+    if not settings.qdrant_url:
+        return sealed
+    # Its client takes a second and 40 MB to import: for those who use it.
+    from history_svc.qdrant import open_index
+
+    return open_index(settings.qdrant_url, header, exact=settings.qdrant_exact)
 
 
 def _rules(settings: Settings) -> Rules:
     return Rules(int(settings.gap_seconds * _NS), settings.other_person_similarity)
-
-
-def _decide(draft: Draft, jobs: list[_Job]) -> _Group:
-    """Decides the appearance of each observation and packs those that are new."""
-    group = _Group()
-    tracks, rows = group.tracks, group.rows
-    for job in jobs:
-        answer: list[bytes] = []
-        for detection, track, time_ns, flags, alignment, boxes, score, vector in job.observations:
-            appearance = draft.known(detection)
-            if appearance is None:
-                appearance, likeness = draft.choose(detection, track, time_ns, vector)
-                at = tracks.setdefault(track, len(tracks))
-                row = PACKED.pack(detection, appearance, time_ns, at, flags, alignment, *boxes)
-                draft.place(detection, appearance, track, time_ns, row, score, vector, likeness)
-                rows.append(row)
-                if time_ns > group.newest_ns:
-                    group.newest_ns = time_ns
-                if vector is not None:
-                    group.vectors.append(vector)
-                    group.faces.append(row)
-                    group.face_appearances.append(appearance)
-                    group.face_cameras.append(track[0])
-            answer.append(appearance)
-        for link in job.links:
-            change = draft.link(link)
-            if change is not None:
-                group.links.append(change)
-                group.newest_ns = max(group.newest_ns, link.frame.time_ns)
-        group.answers.append(answer)
-    return group
 
 
 def _refused(error: OSError) -> MeshError:
@@ -393,7 +354,7 @@ def _refused(error: OSError) -> MeshError:
     return Unavailable("the disk did not take the batch", reason="DISK_FAILED", retry_after=1.0)
 
 
-def _fail(jobs: list[_Job], error: Exception) -> None:
+def _fail(jobs: list[Job], error: Exception) -> None:
     for job in jobs:
         if not job.done.done():
             job.done.set_exception(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from functools import partial
 
 import prometheus_client
 from poi.v1 import alert_pb2_grpc, history_pb2_grpc, ingest_pb2_grpc, match_pb2_grpc, region_pb2_grpc
@@ -149,9 +150,9 @@ async def main() -> None:
         ("scene flow", scenes.run),
         ("presence", presence.run),
         ("dead letters", dead_letters.run),
-        ("mqtt", mqtt.run),
+        ("mqtt", mqtt.run),  # takes the session over from a server that runs: not before our port is free
     ):
-        background.start(name, work)
+        server.on_start(partial(background.start, name, work))
     await server.serve()
 
 

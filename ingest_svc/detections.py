@@ -18,6 +18,7 @@ from poi.v1 import alert_pb2, common_pb2, history_pb2, match_pb2
 from ingest_svc.acknowledgements import Acknowledgements, Delivery
 from ingest_svc.alerts import AlertRaiser
 from ingest_svc.batch_stream import BatchStream
+from ingest_svc.best_faces import BestFaces
 from ingest_svc.rejections import Problem
 from mesh import errors
 
@@ -29,6 +30,8 @@ OnSighting = Callable[[common_pb2.Detection, str, "history_pb2.FrameKind.ValueTy
 OnProblems = Callable[[str, Sequence[Problem]], None]
 
 _REMEMBERED_ALERTS = 65_536
+_BEST_EVERY_SECONDS = 2.0
+"""How often an appearance is worth another frame because its face is better: cameras have more to do."""
 
 
 class DetectionFlow:
@@ -47,7 +50,7 @@ class DetectionFlow:
         on_sighting: OnSighting,
         on_problems: OnProblems,
     ) -> None:
-        """`on_sighting` hears of new appearances and of alerts, `on_problems(camera, ...)` of what was refused."""
+        """`on_sighting` hears of new appearances, alerts and better faces, `on_problems(camera, ...)` of refusals."""
         self._parent = parent
         self._history = history
         self._match = match
@@ -64,6 +67,7 @@ class DetectionFlow:
         self._asked = 0  # batches that history and match have yet to answer
         self._under_way: set[asyncio.Task[None]] = set()
         self._raised: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._best_faces = BestFaces(_BEST_EVERY_SECONDS)
         self.detections = 0
         """Detections that history and match have taken."""
         self.raised_alerts = 0
@@ -147,7 +151,13 @@ class DetectionFlow:
         if firsts:
             for detection in detections:
                 if detection.detection_id in firsts:
-                    self._on_sighting(detection, appearances[detection.detection_id], history_pb2.FRAME_KIND_ENTRY)
+                    appearance = appearances[detection.detection_id]
+                    self._on_sighting(detection, appearance, history_pb2.FRAME_KIND_ENTRY)
+                    self._best_faces.began(appearance, detection)
+        for detection in faces:
+            of = appearances.get(detection.detection_id)
+            if of is not None and self._best_faces.better(of, detection):
+                self._on_sighting(detection, of, history_pb2.FRAME_KIND_BEST)
         if stored.errors or matched.errors:
             self._report(detections, stored.errors)
             self._report(faces, matched.errors)

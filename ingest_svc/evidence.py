@@ -24,14 +24,16 @@ from mesh import errors, names
 _log = structlog.get_logger(__name__)
 
 _MOST_WANTING = 1000
+_WEIGHTIEST = (history_pb2.FRAME_KIND_BEST, history_pb2.FRAME_KIND_ENTRY, history_pb2.FRAME_KIND_MATCH)
+"""Of several reasons for one frame the last of these is kept."""
 _MOST_IMAGE_BYTES = 6 << 20  # leaves room for the rest of a message of 8 MiB
 
 
 @dataclass(slots=True)
 class _Wanted:
     asked: float
+    kind: history_pb2.FrameKind.ValueType
     appearances: dict[str, None] = field(default_factory=dict)
-    kind: history_pb2.FrameKind.ValueType = history_pb2.FRAME_KIND_ENTRY
 
 
 class Evidence:
@@ -64,14 +66,13 @@ class Evidence:
         now = time.monotonic()
         wanted = self._wanted.get(camera_id)
         if wanted is None or now - wanted.asked > self._wait:
-            wanted = self._wanted[camera_id] = _Wanted(now)
+            wanted = self._wanted[camera_id] = _Wanted(now, kind)
             if not self._ask(camera_id):
                 del self._wanted[camera_id]
                 return
         if len(wanted.appearances) < _MOST_WANTING:
             wanted.appearances[appearance] = None
-        if kind == history_pb2.FRAME_KIND_MATCH:
-            wanted.kind = kind
+        wanted.kind = max(wanted.kind, kind, key=_WEIGHTIEST.index)
 
     def received(self, camera_id: str, payload: bytes) -> None:
         """A camera sent a frame. One that nobody asked for is left alone. Raises `Refused`."""

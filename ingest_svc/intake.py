@@ -1,4 +1,4 @@
-"""What comes from the broker, to the flow that uses it: cameras, scenes, frames."""
+"""What comes from the broker, to the flow that uses it: cameras, scenes, their regions' events, frames."""
 
 from __future__ import annotations
 
@@ -31,13 +31,20 @@ class Topics:
     def __init__(self, root: str) -> None:
         self.camera = f"{root}/data/camera/"
         self.scene = f"{root}/regulated/scene/"
+        self.region = f"{root}/event/region/"
         self.image = f"{root}/image/camera/"
         self.command = f"{root}/cmd/camera/"
 
     def subscriptions(self, shared_group: str) -> list[tuple[str, int]]:
         """(topic filter, QoS). Frames are not shared: they go to the replica that asked, and a lost one is no harm."""
         share = f"$share/{shared_group}/" if shared_group else ""
-        return [(f"{share}{self.camera}+", 1), (f"{share}{self.scene}+", 1), (f"{self.image}+", 0)]
+        return [
+            (f"{share}{self.camera}+", 1),
+            (f"{share}{self.scene}+", 1),
+            (f"{share}{self.region}+/+/count", 1),
+            (f"{share}{self.region}+/+/objects", 1),
+            (f"{self.image}+", 0),
+        ]
 
 
 class Intake:
@@ -69,6 +76,7 @@ class Intake:
         self._max_payload = max_payload_bytes
         self._camera_messages = _MESSAGES.labels("camera")
         self._scene_messages = _MESSAGES.labels("scene")
+        self._region_messages = _MESSAGES.labels("region")
         self._image_messages = _MESSAGES.labels("image")
         self.messages = 0
         """Messages that came in, repeats included."""
@@ -92,11 +100,18 @@ class Intake:
                 message = self._cameras.parse(camera_id, payload)
                 problems = message.problems
                 self._presence.seen(camera_id, message.detect_ms, len(message.detections))
+                self._scenes.boxes.seen(camera_id, message.detect_ms, message.detections)
                 self._detections.add(message.detections, delivery)
             elif topic.startswith(self._topics.scene):
                 self._scene_messages.inc()
                 update, problems = self._scenes.parse(topic[len(self._topics.scene) :], payload)
                 self._scene_flow.add(update, delivery)
+            elif topic.startswith(self._topics.region):
+                self._region_messages.inc()
+                scene_id, region_id, _ = topic[len(self._topics.region) :].split("/")
+                update, problems = self._scenes.parse_event(scene_id, region_id, payload)
+                if update.objects:
+                    self._scene_flow.add(update, delivery)
         except Refused as refused:
             problems = [refused.problem]
         except Exception as error:  # a message that we have no answer for costs itself, not the process

@@ -62,6 +62,6 @@ class IngestSettings(ServerSettings):
     """Longest wait for a batch to fill, in milliseconds, while the services keep up."""
 
     evidence: bool = True
-    """Ask cameras for a frame when somebody appears or matches."""
+    """Ask cameras for a frame when somebody appears or matches, or shows a clearly better face."""
     evidence_wait_seconds: Annotated[float, Field(gt=0, le=600)] = 5.0
     """How long to wait for a frame before the camera may be asked again."""

@@ -73,7 +73,11 @@ class InvalidArgument(MeshError):
         metadata: dict[str, str] | None = None,
     ) -> None:
         self.violations = list(violations)
-        text = message or "; ".join(f"{field}: {description}" for field, description in self.violations[:3])
+        text = message or "; ".join(
+            # A rule of the message as a whole names no field.
+            f"{field}: {description}" if field else description
+            for field, description in self.violations[:3]
+        )
         super().__init__(text or "the request is not valid", reason=reason, metadata=metadata)
 
 

@@ -47,6 +47,7 @@ class Server:
         self._settings = settings
         self._health = Health()
         self._services: list[str] = []
+        self._starters: list[Callable[[], object]] = []
         self._closers: list[Callable[[], Awaitable[None]]] = []
         self._stop_asked = asyncio.Event()
         self._stopped = False
@@ -84,6 +85,10 @@ class Server:
         register(servicer, self._grpc)
         self._services.append(service)
         self._health.set(service, True)
+
+    def on_start(self, start: Callable[[], object]) -> None:
+        """Call `start` once the addresses are ours: work that must not begin in a server that cannot serve."""
+        self._starters.append(start)
 
     def on_stop(self, close: Callable[[], Awaitable[None]]) -> None:
         """Await `close` once no RPC runs any more; the last one added goes first."""
@@ -148,6 +153,8 @@ class Server:
                 self._metrics = telemetry.MetricsServer(settings.metrics_listen)
             except OSError as error:
                 self._refuse("metrics_listen", settings.metrics_listen, error)
+        for start in self._starters:
+            start()
         await self._grpc.start()
         self._health.open()
         if settings.ready_file:

@@ -23,9 +23,15 @@ class StartService(Protocol):
 
 
 class StartMesh(Protocol):
-    """Starts a mesh with a Redis and a broker of its own; it is stopped at the end of the test."""
+    """Starts a mesh with a Redis and, unless given one, a broker of its own; it is stopped at the end of the test."""
 
-    def __call__(self, env: Mapping[str, str] | None = None, *, services: Iterable[str] = tuple(MODULES)) -> Mesh: ...
+    def __call__(
+        self,
+        env: Mapping[str, str] | None = None,
+        *,
+        services: Iterable[str] = tuple(MODULES),
+        mqtt_url: str | None = None,
+    ) -> Mesh: ...
 
 
 @pytest.fixture(scope="session")
@@ -115,8 +121,13 @@ def mesh(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[StartMesh]:
     programs: list[Program] = request.node.stash.setdefault(_programs, [])
     with ExitStack() as undo:
 
-        def start(env: Mapping[str, str] | None = None, *, services: Iterable[str] = tuple(MODULES)) -> Mesh:
-            whole = Mesh(tmp_path / "mesh", env=env, services=services)
+        def start(
+            env: Mapping[str, str] | None = None,
+            *,
+            services: Iterable[str] = tuple(MODULES),
+            mqtt_url: str | None = None,
+        ) -> Mesh:
+            whole = Mesh(tmp_path / "mesh", env=env, services=services, mqtt_url=mqtt_url)
             programs.extend(whole.programs)
             return undo.enter_context(whole)
 

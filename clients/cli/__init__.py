@@ -1,4 +1,4 @@
-"""The `poi` command line: enrol people, watch and answer alerts, search, and look after the servers.
+"""The `poi` command line: enrol people, watch and answer alerts, investigate, and look after the servers.
 
 Run it as `python -m clients.cli`. `session` reaches the servers and reports what fails, `options` and `output` are what
 the commands share, and each other module holds the commands of one service.

@@ -1,4 +1,4 @@
-"""Faces: who is on a photo, and where a person was."""
+"""Faces: who is on a photo."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
-from poi.v1 import embedding_pb2, embedding_pb2_grpc, history_pb2, history_pb2_grpc, match_pb2, match_pb2_grpc
+from poi.v1 import embedding_pb2, embedding_pb2_grpc, match_pb2, match_pb2_grpc
 
 from clients.cli import output
-from clients.cli.options import Cameras, Json, Limit, Since, Until, interval
-from clients.cli.session import Mesh, Refused, execute, pages, read_image
-from mesh import names
+from clients.cli.options import Json
+from clients.cli.session import Mesh, Refused, execute, read_image
 
 _IMAGE_SECONDS: Final = 30.0
 Image = Annotated[Path, typer.Argument(metavar="IMAGE", help="A photo.")]
@@ -20,7 +19,6 @@ Image = Annotated[Path, typer.Argument(metavar="IMAGE", help="A photo.")]
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
     app.command()(match)
-    app.command()(search)
 
 
 def match(context: typer.Context, image: Image, json: Json = False) -> None:
@@ -57,63 +55,5 @@ def match(context: typer.Context, image: Image, json: Json = False) -> None:
             if not answer.matches:
                 rows.append((box, answer.error.message or "nobody enrolled", "", "", ""))
         output.print_table(("FACE", "NAME", "SEVERITY", "SIMILARITY", "POI"), rows, nothing="")
-
-    execute(run())
-
-
-def search(
-    context: typer.Context,
-    image: Annotated[Path | None, typer.Argument(metavar="IMAGE", help="A photo with one face.")] = None,
-    poi: Annotated[str, typer.Option(metavar="POI", help="Instead of a photo: a person of interest.")] = "",
-    appearance: Annotated[str, typer.Option(metavar="A", help="Instead of a photo: who appeared there.")] = "",
-    since: Since = None,
-    until: Until = None,
-    camera: Cameras = None,
-    min_similarity: Annotated[float | None, typer.Option(min=0, max=1, help="Least cosine similarity.")] = None,
-    limit: Limit = 50,
-    json: Json = False,
-) -> None:
-    """Says where and when a person appeared, most similar first."""
-    mesh: Mesh = context.obj
-    if sum(map(bool, (image, poi, appearance))) != 1:
-        raise typer.BadParameter("give one of IMAGE, --poi and --appearance")
-
-    async def run() -> None:
-        request = history_pb2.SearchAppearancesRequest(
-            parent=mesh.parent,
-            interval=interval(since, until),
-            cameras=[mesh.name(names.camera, each) for each in camera or ()],
-            min_similarity=min_similarity,
-        )
-        if image:
-            request.image = read_image(image)
-        elif poi:
-            request.poi = mesh.name(names.poi, poi)
-        else:
-            request.appearance = mesh.name(names.appearance, appearance)
-        async with mesh.channel("history", seconds=_IMAGE_SECONDS) as channel:
-            call = history_pb2_grpc.HistoryServiceStub(channel).SearchAppearances
-            page = await pages(call, request, "hits", limit)
-        if json:
-            output.print_json(page)
-            return
-        output.print_table(
-            ("SIMILARITY", "CAMERA", "FIRST SEEN", "LAST SEEN", "BEST", "SIGHTINGS", "ZONES", "APPEARANCE"),
-            (
-                (
-                    f"{hit.similarity:.2f}",
-                    output.short(hit.appearance.camera),
-                    output.clock(hit.appearance.start_time),
-                    output.clock(hit.appearance.end_time),
-                    output.clock(hit.appearance.best.detect_time),
-                    hit.appearance.detection_count,
-                    ", ".join(f"{output.short(v.zone)} {output.seconds(v.dwell)}" for v in hit.appearance.visits),
-                    output.short(hit.appearance.name),
-                )
-                for hit in page.hits
-            ),
-            nothing="no appearance found",
-        )
-        output.print_more(page, limit)
 
     execute(run())

@@ -56,7 +56,7 @@ class Keys:
         return f"{self._base}:scenes"
 
     def scene(self, scene: str) -> str:
-        """Hash: `version`, `time`, `lagging`, `v:<id>` of each tracked visit, `z:<zone>` of each zone ever entered."""
+        """Hash: `version`, `time`, `latest`, `lagging`, `v:<id>` of tracked visits, `z:<zone>` of known zones."""
         return f"{self._base}:scene:{scene}"
 
     def ends(self, scene: str) -> str:

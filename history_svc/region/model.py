@@ -12,27 +12,35 @@ import orjson
 
 @dataclass(frozen=True, slots=True)
 class SeenObject:
-    """A person in an update: who saw them, and the zones they are in, with the entry that the controller claims."""
+    """A person in an update: the zones they are in, with the entry that the controller claims, and who saw them.
+
+    `cameras` are camera ids; `tracks` say who the person is to cameras, as `cam:{camera}:{object}`.
+    """
 
     object_id: str
     zones: dict[str, int | None]
     cameras: tuple[str, ...] = ()
+    tracks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """Who is where in a scene at `time`."""
+    """Who is where in a scene at `time`: in all of it, or in one `zone` of it.
+
+    Of one zone, it tells of nobody but `objects`: those who have the zone among theirs are in it, the others left it.
+    """
 
     time: int
     objects: tuple[SeenObject, ...]
+    zone: str | None = None
 
 
 @dataclass(slots=True)
 class Visit:
     """One person's stay in one zone.
 
-    `exit` is None while it goes on. `seen` is the last sight of the person in the zone. `cameras` are camera ids in the
-    order in which they first saw it.
+    `exit` is None while it goes on. `seen` is the last sight of the person in the zone. `cameras` and `tracks` are
+    in the order in which they first saw it.
     """
 
     scene: str
@@ -42,6 +50,7 @@ class Visit:
     seen: int
     exit: int | None = None
     cameras: tuple[str, ...] = ()
+    tracks: tuple[str, ...] = ()
     id: str = field(default="")
 
     def __post_init__(self) -> None:
@@ -77,6 +86,7 @@ def encode(visit: Visit) -> bytes:
             "seen": visit.seen,
             "exit": visit.exit,
             "cameras": visit.cameras,
+            "tracks": visit.tracks,
         }
     )
 
@@ -92,5 +102,6 @@ def decode(visit_id: str, record: bytes) -> Visit:
         seen=content["seen"],
         exit=content["exit"],
         cameras=tuple(content["cameras"]),
+        tracks=tuple(content.get("tracks", ())),
         id=visit_id,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import orjson
 
 from history_svc.region.keys import LASTING_MS, Keys
 from history_svc.region.model import Visit, decode
+from history_svc.region.occupancy import Occupancies, ZoneOccupancy
 from history_svc.region.store import last_sight
 from mesh.redis import Redis
 
@@ -90,6 +92,20 @@ class VisitQuery:
                 if budget <= 0:
                     return found, after
         return found, None
+
+    async def occupancies(
+        self, store: str, scene: str, zones: Iterable[str], start: int, end: int
+    ) -> dict[str, ZoneOccupancy]:
+        """How many people were in these zones of a scene from `start` to `end` (ms); without zones with nobody."""
+        found = Occupancies(start, end)
+        wanted = Filter(start=start, end=end, zones=frozenset((scene, zone) for zone in zones))
+        after: Position | None = None
+        while wanted.zones:
+            visits, after = await self.page(store, wanted, _BUDGET, after)
+            found.add(visits)
+            if after is None:
+                break
+        return found.zones()
 
     async def _places(self, index: str, low: float, high: float, count: int) -> list[Position]:
         raw: Any = await self._redis.zrevrangebyscore(index, high, low, start=0, num=count, withscores=True)

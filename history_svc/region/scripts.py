@@ -11,7 +11,8 @@ from mesh.tail import TRIM
 COMMIT = """
 -- Takes a scene from one version to the next. Returns 0 when another process was faster.
 -- KEYS: scene, ends, visits, index, lasting, closed, events, scenes.
--- ARGV: version, next version, the scene's id, its time, lagging sights, silence in ms (or ''), changes as JSON.
+-- ARGV: version, next version, the scene's id, its time, lagging sights, silence in ms (or ''), changes as JSON,
+--   time of its newest update.
 if (redis.call('HGET', KEYS[1], 'version') or '') ~= ARGV[1] then
   return 0
 end
@@ -24,7 +25,7 @@ if ARGV[6] ~= '' then
   end
 end
 redis.call('ZADD', KEYS[8], ARGV[6] == '' and now or '+inf', ARGV[3])
-redis.call('HSET', KEYS[1], 'version', ARGV[2], 'time', ARGV[4], 'lagging', ARGV[5])
+redis.call('HSET', KEYS[1], 'version', ARGV[2], 'time', ARGV[4], 'lagging', ARGV[5], 'latest', ARGV[8])
 local changes = cjson.decode(ARGV[7])
 for _, visit in ipairs(changes.visits) do
   local id, enter, record = visit[1], visit[2], visit[3]

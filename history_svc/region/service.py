@@ -12,7 +12,15 @@ import grpc
 from poi.v1 import common_pb2, region_pb2, region_pb2_grpc
 
 from history_svc.region.keys import Keys
-from history_svc.region.messages import read_filter, read_update, read_zones, write_occupancy, write_visit
+from history_svc.region.messages import (
+    add_interval,
+    read_filter,
+    read_interval,
+    read_update,
+    read_zones,
+    write_occupancy,
+    write_visit,
+)
 from history_svc.region.model import Event, Update
 from history_svc.region.query import Position, VisitQuery
 from history_svc.region.recorder import Recorder
@@ -76,13 +84,25 @@ class RegionServicer(region_pb2_grpc.RegionServiceServicer):
         )
 
     async def GetOccupancy(self, request: region_pb2.GetOccupancyRequest, context: Context) -> region_pb2.Occupancy:
-        """Who is where now."""
+        """Who is where now, and who was over an interval."""
         store, scene = names.parse_scene(request.name.removesuffix("/occupancy"))
         snapshot = await self._scenes.occupancy(store, scene)
         if not snapshot.version:
             raise NotFound(request.name)
         inside = [visit for visit in snapshot.state.visits if visit.exit is None]
-        return write_occupancy(store, scene, snapshot.state.time, snapshot.zones, inside)
+        latest = snapshot.state.latest
+        occupancy = write_occupancy(store, scene, latest, snapshot.zones, inside)
+        if request.HasField("interval"):
+            start, end = read_interval(request.interval)
+            if start is None:
+                raise InvalidArgument(violations=[("interval.start_time", "is required")])
+            end = latest if end is None or latest is None else min(end, latest)
+            if end is not None and start < end:
+                found = await self._visits.occupancies(store, scene, snapshot.zones, start, end)
+                add_interval(
+                    occupancy, start, end, {names.zone(store, scene, zone): one for zone, one in found.items()}
+                )
+        return occupancy
 
     async def WatchVisits(
         self, request: region_pb2.WatchVisitsRequest, context: Context

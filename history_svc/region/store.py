@@ -82,6 +82,7 @@ class SceneStore:
                 orjson.dumps(changes.lagging),
                 "" if silence is None else silence,
                 _payload(changes),
+                "" if changes.latest is None else changes.latest,
             ],
         )
         return following if done else None
@@ -148,12 +149,14 @@ def _end_key(key: Presence) -> str:
 
 def _snapshot(fields: dict[bytes, bytes], ends: dict[bytes, bytes]) -> Snapshot:
     time = int(fields[b"time"]) if fields.get(b"time") else None
+    latest = int(fields[b"latest"]) if fields.get(b"latest") else time
     lagging: dict[str, int] = orjson.loads(fields.get(b"lagging") or b"{}")
     visits = [decode(key[2:].decode(), value) for key, value in fields.items() if key.startswith(_VISIT)]
     for visit in visits:
         visit.seen = lagging.get(visit.id, visit.seen if time is None else time)
     state = SceneState(
         time=time,
+        latest=latest,
         # Redis does not keep the order; the rules' order of exits is that of the entries.
         visits=tuple(sorted(visits, key=lambda visit: (visit.enter, visit.id))),
         ends={_presence(key): int(end) for key, end in ends.items()},

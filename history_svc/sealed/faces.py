@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from poi.v1 import common_pb2
 
-from history_svc.index import NOTHING, Hits, Probes, Scope, best_per_appearance, cosines
+from history_svc.index import Faces, Hits, Probes, Scope, best_per_appearance, cosines
 from history_svc.records import Rows, Vectors
 from history_svc.sealed import build, files
 from history_svc.sealed.manifest import Damaged, Manifest
@@ -80,11 +80,11 @@ class SealedFaces:
                 width = 2 * self._dimension
                 self._vector_file.prefetch(at.astype(np.int64) * width, width)
             found_at, similarities = self._exact(at, probes, min_similarity)
-        if not len(found_at):
-            return NOTHING
         best = best_per_appearance(self._appearances[found_at], similarities, self._numbers[found_at])
         chosen = found_at[best]
-        return Hits(self._appearances[chosen], similarities[best], self._numbers[chosen], self.table.rows(chosen))
+        hits = Hits(self._appearances[chosen], similarities[best], self._numbers[chosen], self.table.rows(chosen))
+        self.trim()
+        return hits
 
     def find(self, detections: Sequence[bytes], times: NDArray[np.int64]) -> dict[bytes, bytes]:
         """The appearance of each detection that is stored here. `times` (n,) are theirs, in ns since 1970."""
@@ -97,13 +97,17 @@ class SealedFaces:
         at = at[self._wanted(at, scope)]
         return self.table.rows(at), self._vectors[at].astype(np.float32)
 
+    def faces(self) -> Faces:
+        """All of them, as they were added."""
+        rows = self.table.rows(np.arange(self.manifest.faces))
+        names = self.manifest.cameras
+        cameras = [names[code] for code in self._cameras.tolist()]
+        return Faces(self._numbers, self._appearances, cameras, rows, self._vectors.astype(np.float32))
+
     def trim(self) -> None:
-        """Takes what searches have read off this process; the page cache keeps it while there is room."""
+        """Takes what was read off this process; the page cache keeps it while there is room."""
         self._vector_file.trim()
         self._row_file.trim()
-        self._key_file.trim()
-        self.appearance_file.trim()
-        self.frame_file.trim()
 
     def _candidates(self, templates: Vectors, min_similarity: float) -> NDArray[np.intp] | None:
         """Rising places of the faces that may be as similar; None when all have to be read."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from history_svc.index import CHUNK_ROWS, FOREVER, ExactIndex, Faces, Hits, Probes, Scope, best_of, run
-from history_svc.records import Rows, Vectors
+from history_svc.records import Rows, Vectors, rounded
 from history_svc.sealed.faces import SealedFaces
 
 
@@ -45,7 +45,8 @@ class SegmentedIndex:
         return self._view.segments
 
     def add(self, faces: Faces) -> None:
-        self._active.add(faces)
+        # As segments keep them, so that sealing changes no similarity.
+        self._active.add(replace(faces, vectors=rounded(faces.vectors)))
 
     def take(self, segment: SealedFaces) -> None:
         """Searches a segment from now on, instead of the faces in memory that are in it. `add`'s thread only."""

@@ -16,4 +16,5 @@ def restore(book: Book, segments: Iterable[SealedFaces]) -> None:
             book.put(appearance)  # of one that is in several segments the last state stays
         for link in tables.decode_frames(segment.frame_file.view()):
             book.put_frame(link.frame, link.appearances)
-        segment.trim()
+        segment.appearance_file.trim()
+        segment.frame_file.trim()

@@ -111,9 +111,15 @@ class Mesh:
                     program.wait_ready()
                     self._progress(program.name, "ready")
             if self.broker is not None:
+                self._await_subscriptions()
                 self.broker.save()  # what has been subscribed to survives a SIGKILL from here on
             self._running = undo.pop_all()
         return self
+
+    def _await_subscriptions(self) -> None:
+        ingest = self.services.get("ingest")
+        if ingest is not None and ingest.metrics_url:
+            ingest.wait_for_metric("poi_ingest_connected", 1.0)
 
     def stop(self) -> None:
         """Stops everything in reverse order. Idempotent; programs that were killed meanwhile are no error."""

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.request import urlopen
 
 from pydantic import BaseModel
 
@@ -60,6 +61,23 @@ class Service(Program):
             f"POI_{service.upper()}_READY_FILE": str(self._ready_file.resolve()),
         }
         """Its settings; a change takes effect at the next start."""
+
+    def wait_for_metric(self, name: str, value: float, timeout: float = 20.0) -> None:
+        """Waits until a metric of the running server, one without labels, has this value.
+
+        Raises:
+            TimeoutError: it has not in that time.
+        """
+
+        def reached() -> bool:
+            with urlopen(self.metrics_url, timeout=5.0) as response:
+                lines = response.read().decode().splitlines()
+            return f"{name} {value}" in lines
+
+        try:
+            self._wait_for(reached, timeout)
+        except TimeoutError:
+            raise TimeoutError(f"{self.name}: {name} is not {value:g} after {timeout:g} s") from None
 
     def spawn(self) -> None:
         self._ready_file.unlink(missing_ok=True)

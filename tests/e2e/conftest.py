@@ -12,11 +12,9 @@ from clients.replay import Recording
 from clients.replay.evidence import RECORDED_CLIPS, Clip
 from demo import material
 from mesh.local import Mesh
-from tests.e2e.store import Store
+from tests.e2e.store import STORE, Store, settings
 from tests.e2e.story import expect
 from tests.support import load_truth
-
-STORE = "store-e2e"
 
 
 @pytest.fixture(scope="package")
@@ -26,13 +24,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, shared_dir: Path, models_dir
     assert not shortfall
     recording = Recording.load(shared_dir / "recordings" / "store.jsonl.gz")
     clips = {camera: Clip(shared_dir / "media" / name) for camera, name in RECORDED_CLIPS.items()}
-    env = {
-        "POI_STORE": STORE,
-        "POI_MODELS_DIR": str(models_dir),
-        # A stream that has been silent for so long has told everything: what the tests wait for.
-        "POI_HEARTBEAT_SECONDS": "0.4",
-    }
-    with Mesh(tmp_path_factory.mktemp("e2e"), env=env) as mesh:
+    with Mesh(tmp_path_factory.mktemp("e2e"), env=settings(models_dir)) as mesh:
         expected = expect(recording, load_truth(shared_dir))
         store = Store(mesh, STORE, recording, expected, scene.people, clips)
         asyncio.run(store.enrol())

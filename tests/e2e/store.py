@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from clients.replay import Evidence, Recording
 from clients.replay.evidence import Clip
@@ -12,6 +13,18 @@ from demo.steps import Steps
 from mesh.local import Mesh
 from tests.e2e.client import Client
 from tests.e2e.story import SPEED, Disturbance, Expected, Outcome, Window, play
+
+STORE = "store-e2e"
+
+
+def settings(models_dir: Path) -> dict[str, str]:
+    """What the servers are told."""
+    return {
+        "POI_STORE": STORE,
+        "POI_MODELS_DIR": str(models_dir),
+        # A stream that has been silent for so long has told everything: what the tests wait for.
+        "POI_HEARTBEAT_SECONDS": "0.4",
+    }
 
 
 @dataclass(frozen=True)

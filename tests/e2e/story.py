@@ -87,6 +87,7 @@ async def play(
     """Replay the recording, disturb it, wait until all of it has been used, and ask for what came of it."""
     window = window or Window()
     async with Client(mesh, store) as client:
+        await until(lambda: _connected(client), "ingest has subscribed at the broker")
         alerts, visits = client.follow_alerts(), client.follow_visits()
         async with _following(alerts, visits):
             played = await _replay(mesh, recording, window, disturbances, evidence, speed)
@@ -104,6 +105,10 @@ async def play(
             played=played,
             interruptions=alerts.interruptions + visits.interruptions,
         )
+
+
+async def _connected(client: Client) -> bool:
+    return (await client.ingest_status()).connected
 
 
 async def settle(client: Client, mqtt_url: str, window: Window) -> None:

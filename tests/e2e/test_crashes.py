@@ -11,6 +11,8 @@ from mesh.local import Mesh, Program
 from tests.e2e.store import Store
 from tests.e2e.story import Disturbance
 
+pytestmark = pytest.mark.timeout(120)  # many processes, also on a machine with other work
+
 _DOWN_S = 0.7
 KILLED = ("match", "history", "region", "alert", "ingest", "redis", "broker")
 MOMENTS = {
@@ -34,6 +36,22 @@ async def test_killed_three_times_in_one_replay(store: Store, name: str) -> None
     again = crash(store.mesh, [name], down_s=0.1)
 
     outcome = await store.play(*(Disturbance(at_s, again) for at_s in (0.3, 6.0, 28.7)))
+
+    store.expected.check(outcome)
+
+
+@pytest.mark.parametrize("name", [name for name in KILLED if name not in ("ingest", "broker")])
+async def test_ingest_killed_while_it_waits_for_another(store: Store, name: str) -> None:
+    away, ingest = program(store.mesh, name), program(store.mesh, "ingest")
+
+    def act() -> None:
+        away.kill()
+        Event().wait(_DOWN_S)  # tens of messages have come in meanwhile and are not done
+        ingest.kill()
+        for one in (away, ingest):
+            one.start()
+
+    outcome = await store.play(Disturbance(0.1, act))
 
     store.expected.check(outcome)
 

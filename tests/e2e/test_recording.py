@@ -13,6 +13,8 @@ from tests.e2e.client import Client
 from tests.e2e.store import Store
 from tests.e2e.story import Outcome
 
+pytestmark = pytest.mark.timeout(120)  # many processes, also on a machine with other work
+
 
 @pytest.fixture(scope="module")
 def outcome(whole: Store) -> Outcome:

@@ -21,6 +21,8 @@ from tests.e2e.store import Store
 from tests.e2e.story import Window, publish, settle
 from tests.support import unit
 
+pytestmark = pytest.mark.timeout(120)  # many processes, also on a machine with other work
+
 FACE = "objects.person[1].sub_objects.face[0]"
 EMBEDDING = f"{FACE}.metadata.reid.embedding_vector"
 BOX = {"x": 10, "y": 10, "width": 60, "height": 120}

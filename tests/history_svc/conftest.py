@@ -8,6 +8,7 @@ import pytest
 from mesh.local import Service
 from tests.conftest import StartService
 from tests.history_svc.client import Client
+from tests.history_svc.neighbours import Neighbours, neighbours
 
 StartHistory = Callable[..., Service]
 
@@ -52,6 +53,22 @@ async def client(server: Service) -> AsyncIterator[Client]:
     """A client of that server."""
     async with Client(server.target) as one:
         yield one
+
+
+@pytest.fixture
+async def others() -> AsyncIterator[Neighbours]:
+    """The services that history asks."""
+    async with neighbours() as servicer:
+        yield servicer
+
+
+@pytest.fixture
+async def wired(start: StartHistory, others: Neighbours) -> AsyncIterator[Client]:
+    """A client of a history whose neighbours answer."""
+    names = ("POI_EMBED_TARGET", "POI_MATCH_TARGET", "POI_REGION_TARGET")
+    server = start({**dict.fromkeys(names, others.target), "POI_HISTORY_REGION_TIMEOUT": "5"})
+    async with Client(server.target) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """The services that history asks, with answers that a test chooses. The real ones are asked in tests/e2e."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -24,17 +25,23 @@ class Neighbours(
     def __init__(self) -> None:
         self.target = ""
         self.face: list[common_pb2.Embedding] = []
-        """Of the one face on every image; FAILED_PRECONDITION when empty."""
+        """Of the one face on an image that `faces` does not have; FAILED_PRECONDITION when empty."""
+        self.faces: dict[bytes, list[common_pb2.Embedding]] = {}
+        """The same by image."""
         self.pois: dict[str, poi_pb2.Poi] = {}
         self.visits: list[region_pb2.Visit] = []
         self.visit_requests: list[region_pb2.ListVisitsRequest] = []
+        self.visits_ready = asyncio.Event()
+        """Visits are answered once it is set, as it is at first."""
+        self.visits_ready.set()
 
     async def DetectFaces(
         self, request: embedding_pb2.DetectFacesRequest, context: Any
     ) -> embedding_pb2.DetectFacesResponse:
-        if not self.face:
+        face = self.faces.get(request.image, self.face)
+        if not face:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "no face")
-        wanted = [one for one in self.face if one.alignment in request.options.alignments]
+        wanted = [one for one in face if one.alignment in request.options.alignments]
         return embedding_pb2.DetectFacesResponse(faces=[embedding_pb2.Face(embeddings=wanted)])
 
     async def GetPoi(self, request: poi_pb2.GetPoiRequest, context: Any) -> poi_pb2.Poi:
@@ -49,7 +56,11 @@ class Neighbours(
 
     async def ListVisits(self, request: region_pb2.ListVisitsRequest, context: Any) -> region_pb2.ListVisitsResponse:
         self.visit_requests.append(request)
-        return region_pb2.ListVisitsResponse(visits=self.visits)
+        await self.visits_ready.wait()
+        start = int(request.page_token or 0)
+        end = start + request.page_size
+        more = str(end) if end < len(self.visits) else ""
+        return region_pb2.ListVisitsResponse(visits=self.visits[start:end], next_page_token=more)
 
 
 @asynccontextmanager

@@ -63,7 +63,7 @@ def _check(history: History, acknowledged: dict[int, list[bytes]], begin_ns: int
             detections.append(bytes.fromhex(one.detection_id))
             times.append(begin_ns + number * SECOND)
             owners.append(owner)
-    sealed = history.index.find(detections, np.array(times, np.int64)) if detections else {}
+    sealed = history.sealed.find(detections, np.array(times, np.int64)) if detections else {}
     for detection, owner in zip(detections, owners, strict=True):
         stored = history.book.appearance_of(detection)
         assert (stored.id if stored is not None else sealed.get(detection)) == owner
@@ -105,7 +105,7 @@ def test_sigkill_at_any_moment_loses_and_doubles_nothing(tmp_path: Path) -> None
         history = History.open(grinder.settings(tmp_path, oldest_ns))
         try:
             _check(history, acknowledged, begin_ns, oldest)
-            segments = max(segments, len(history.index.segments))
+            segments = max(segments, len(history.sealed.segments))
             assert not list((tmp_path / "quarantine").glob("*"))
         finally:
             history._close()

@@ -69,7 +69,7 @@ async def append(history: History, detections: Sequence[common_pb2.Detection], *
 async def sealed(history: History, least: int) -> None:
     """Waits until there are so many segments."""
     async with asyncio.timeout(30):
-        while len(history.index.segments) < least:  # noqa: ASYNC110 - sealing tells nobody
+        while len(history.sealed.segments) < least:  # noqa: ASYNC110 - sealing tells nobody
             await asyncio.sleep(0.02)
 
 
@@ -109,12 +109,12 @@ async def test_nothing_changes_by_sealing_nor_by_a_restart(tmp_path: Path) -> No
         assert len(list((tmp_path / "data").glob("detections-*.log"))) <= 2
         assert state(history) == before
     async with running(_settings(tmp_path)) as history:
-        assert len(history.index.segments) >= 3
+        assert len(history.sealed.segments) >= 3
         assert state(history) == before
         assert await append(history, _detections(600, 60)) == again
         # What is new goes on where sealed appearances are.
         await append(history, _detections(660, 12))
-        assert history.index.next_number > max(one.manifest.next_face for one in history.index.segments)
+        assert history.index.next_number > max(one.manifest.next_face for one in history.sealed.segments)
         after = state(history)
         assert len(after["appearances"]) == len(before["appearances"])
         assert after["detections"] == before["detections"] + 12
@@ -190,7 +190,7 @@ async def test_a_damaged_segment_is_put_aside_and_the_rest_served(tmp_path: Path
         await append(history, _detections(600, 12))
         probe = unit(1)[None]
         assert len(history.index.search(Probes(probe, probe), 0.5, Scope()).numbers)
-        assert directory.name not in [one.manifest.directory for one in history.index.segments]
+        assert directory.name not in [one.manifest.directory for one in history.sealed.segments]
     assert (template / "data" / "quarantine" / directory.name).is_dir()
 
 

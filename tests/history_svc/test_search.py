@@ -3,8 +3,6 @@
 Vectors are kept in half precision, which moves a similarity by 3e-5.
 """
 
-from collections.abc import AsyncIterator
-
 import grpc
 import numpy as np
 import pytest
@@ -12,28 +10,12 @@ from poi.v1 import common_pb2, history_pb2, poi_pb2, region_pb2
 
 from mesh.errors import FailedPrecondition, InvalidArgument, MeshError, NotFound, from_rpc
 from tests.history_svc.client import STORE, Client, detection, moment, seconds
-from tests.history_svc.conftest import StartHistory
-from tests.history_svc.neighbours import Neighbours, neighbours
+from tests.history_svc.neighbours import Neighbours
 from tests.support import embedding, similar, unit
 from tests.support.vectors import Vector
 
 ALIGNED, UNALIGNED = common_pb2.ALIGNMENT_ALIGNED, common_pb2.ALIGNMENT_UNALIGNED
 WOMAN = unit(1)
-
-
-@pytest.fixture
-async def others() -> AsyncIterator[Neighbours]:
-    async with neighbours() as servicer:
-        yield servicer
-
-
-@pytest.fixture
-async def wired(start: StartHistory, others: Neighbours) -> AsyncIterator[Client]:
-    """A client of a history whose neighbours answer."""
-    names = ("POI_EMBED_TARGET", "POI_MATCH_TARGET", "POI_REGION_TARGET")
-    server = start({**dict.fromkeys(names, others.target), "POI_HISTORY_REGION_TIMEOUT": "5"})
-    async with Client(server.target) as client:
-        yield client
 
 
 def _request(vector: Vector, **fields: object) -> history_pb2.SearchAppearancesRequest:

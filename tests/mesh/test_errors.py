@@ -92,3 +92,8 @@ def test_a_failed_call_without_details() -> None:
     assert isinstance(told, errors.Unavailable)
     assert told.message == "connection refused"
     assert told.retry_after is None
+
+
+def test_a_violation_of_the_whole_message_is_told_without_a_field() -> None:
+    error = errors.InvalidArgument(violations=[("", "either images or embeddings are needed"), ("parent", "is wrong")])
+    assert str(error) == "either images or embeddings are needed; parent: is wrong"

@@ -176,6 +176,18 @@ async def test_a_server_that_cannot_start_closes_what_it_was_given(echo: Any) ->
     assert closed.is_set()
 
 
+async def test_work_begins_only_in_a_server_that_has_its_port(echo: Any) -> None:
+    settings = type(echo.server._settings)
+    begun: list[str] = []
+    second, third = Server(settings(listen=echo.server.address)), Server(settings(listen="127.0.0.1:0"))
+    second.on_start(lambda: begun.append("second"))
+    third.on_start(lambda: begun.append("third"))
+    with pytest.raises(SystemExit):
+        await second.serve()
+    async with third:
+        assert begun == ["third"]
+
+
 async def test_ready_file_says_where(start: Any) -> None:
     process = await start()
     said = json.loads(process.ready_file.read_bytes())

@@ -11,13 +11,14 @@ from typing import Any
 import grpc
 import pytest
 import redis.asyncio
+from google.protobuf import duration_pb2
 from poi.v1 import common_pb2, region_pb2
 
 from history_svc.region.keys import Keys
 from mesh import tail
 from mesh.errors import MeshError, from_rpc, from_status
 from tests.region.client import SCENE, STORE, Stub, Watcher, check_truth, client, record, visits
-from tests.region.scenes import recorded_updates
+from tests.region.scenes import entries_and_exits, recorded_updates
 from tests.support import load_truth
 
 WOMAN = "1c9cbf2e-4f3c-4a0a-9a53-3a1f3f0a5b11"
@@ -65,6 +66,38 @@ async def test_the_recording_gives_the_true_dwell_times(stub: Stub, shared_dir: 
     assert set(cameras[WOMAN, "aisle-3"]) == seen_in_aisle
 
 
+@pytest.mark.parametrize("order", ["events only", "event first", "scene first", "events late"])
+async def test_entries_and_exits_of_zones_make_the_same_visits_as_updates_of_the_scene(
+    stub: Stub, shared_dir: Path, order: str
+) -> None:
+    updates = recorded_updates(shared_dir)
+    events = entries_and_exits(updates)
+    lag = {"events only": 0, "event first": -1, "scene first": 1, "events late": 700_000_000}[order]
+    told = [] if order == "events only" else [(update.update_time.ToNanoseconds(), update) for update in updates]
+    told += [(event.update_time.ToNanoseconds() + lag, event) for event in events]
+    sent = [update for _, update in sorted(told, key=lambda item: item[0])]
+    await record(stub, [twice for update in sent for twice in (update, update)], batch=8)
+    check_truth(await visits(stub), load_truth(shared_dir))
+    whole = await visits(stub)
+    await record(stub, events, batch=8)
+    assert await visits(stub) == whole, "a repeat changes nothing"
+
+
+async def test_an_entry_into_one_zone_leaves_other_zones_and_people_alone(stub: Stub) -> None:
+    await record(stub, [update(10, ("ann", ["door", "hall"]), ("bob", ["hall"]))])
+    entry = update(11, ("cid", ["till"]), ("ann", []))
+    entry.zone_id = "till"
+    await record(stub, [entry])
+    occupancy = await stub.GetOccupancy(region_pb2.GetOccupancyRequest(name=f"{SCENE}/occupancy"))
+    assert occupancy.update_time.ToMilliseconds() == 11_000
+    assert {zone.zone.rpartition("/")[2]: list(zone.object_ids) for zone in occupancy.zones} == {
+        "door": ["ann"], "hall": ["ann", "bob"], "till": ["cid"]
+    }  # fmt: skip
+    await record(stub, [update(12, ("ann", ["door", "hall"]), ("bob", ["hall"]), ("cid", ["till"]))])
+    seen = {(visit.object_id, visit.enter_time.seconds, visit.last_seen_time.seconds) for visit in await visits(stub)}
+    assert seen == {("ann", 10, 12), ("bob", 10, 12), ("cid", 11, 12)}
+
+
 async def test_occupancy_is_that_of_the_last_update(stub: Stub, shared_dir: Path) -> None:
     updates = recorded_updates(shared_dir)
     name = f"{SCENE}/occupancy"
@@ -84,6 +117,44 @@ async def test_occupancy_is_that_of_the_last_update(stub: Stub, shared_dir: Path
     }  # fmt: skip
 
 
+async def test_occupancy_over_an_interval_is_that_of_its_visits(stub: Stub, shared_dir: Path) -> None:
+    await record(stub, recorded_updates(shared_dir), batch=100)
+    start, end = 1_795_165_205_000, 1_795_165_213_000
+    request = region_pb2.GetOccupancyRequest(name=f"{SCENE}/occupancy")
+    request.interval.start_time.FromMilliseconds(start)
+    request.interval.end_time.FromMilliseconds(end)
+    occupancy = await stub.GetOccupancy(request)
+    assert occupancy.interval == request.interval
+    # Aisle 3: one person all the time, another from 9 s on. Entrance: one from 6 s to 9 s.
+    over = {zone.zone.rpartition("/")[2]: zone.over_interval for zone in occupancy.zones}
+    aisle = over["aisle-3"]
+    assert (aisle.visits, aisle.visitors, aisle.peak_count) == (2, 2, 2)
+    assert aisle.total_dwell.ToMilliseconds() == 8_000 + 4_000
+    assert aisle.mean_dwell.ToMilliseconds() == 6_000
+    assert aisle.average_count == 1.5
+    entrance = over["entrance"]
+    assert (entrance.visits, entrance.peak_count, entrance.total_dwell.ToMilliseconds()) == (1, 1, 3_000)
+    assert over["checkout"] == region_pb2.IntervalOccupancy(total_dwell=duration_pb2.Duration())
+    assert [zone.count for zone in occupancy.zones] == [0, 0, 0, 0], "now is as without an interval"
+
+    request.interval.ClearField("end_time")
+    assert (await stub.GetOccupancy(request)).interval.end_time == occupancy.update_time
+    request.interval.start_time.FromMilliseconds(occupancy.update_time.ToMilliseconds() + 1)
+    beyond = await stub.GetOccupancy(request)
+    assert not beyond.HasField("interval")
+    assert not any(zone.HasField("over_interval") for zone in beyond.zones)
+
+    for wrong, field in [
+        (common_pb2.Interval(), "interval.start_time"),
+        (common_pb2.Interval(start_time=occupancy.update_time, end_time=occupancy.update_time), "interval.end_time"),
+    ]:
+        refused: Any = await refusal(
+            stub.GetOccupancy(region_pb2.GetOccupancyRequest(name=request.name, interval=wrong))
+        )
+        assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert refused.violations[0][0] == field
+
+
 async def test_a_bad_update_costs_itself_only(stub: Stub) -> None:
     future = time.time() + 100 * 86_400
     updates = [
@@ -97,7 +168,11 @@ async def test_a_bad_update_costs_itself_only(stub: Stub) -> None:
         region_pb2.SceneUpdate(scene=SCENE),
         update(-5),
         update(3, ("ann", ["till"])),
+        update(2, ("ann", ["door"])),
     ]
+    updates[-1].zone_id = "the door"
+    updates.append(update(2, ("ann", ["door"])))
+    updates[-1].objects[0].tracks.extend(["cam:c1:7", "c1:7"])
     updates[3].objects[0].cameras.append(f"{STORE}/cameras/c1")
     bad_camera = update(2, ("ann", ["door"]))
     bad_camera.objects[0].cameras.append("c1")
@@ -115,7 +190,7 @@ async def test_a_bad_update_costs_itself_only(stub: Stub) -> None:
         )
     )
     first, second, third, fourth = [answer async for answer in call]
-    assert [error.index for error in first.errors] == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert [error.index for error in first.errors] == [1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12]
     refused = [from_status(error.status) for error in first.errors]
     fields = [error.violations[0][0] for error in refused]  # type: ignore[attr-defined]
     assert fields == [
@@ -128,6 +203,8 @@ async def test_a_bad_update_costs_itself_only(stub: Stub) -> None:
         "update_time",
         "update_time",
         "objects[0].cameras[0]",
+        "zone_id",
+        "objects[0].tracks[1]",
     ]
     assert refused[5].reason == "CLOCK_AHEAD"
     assert first.errors[0].item_id == "stores/other/scenes/hall"
@@ -166,6 +243,15 @@ async def test_an_open_visit_says_how_long_it_takes_so_far(stub: Stub) -> None:
     assert visit.dwell.ToMilliseconds() == 2500
     assert visit.last_seen_time.ToMilliseconds() == 12_500
     assert not visit.HasField("exit_time")
+
+
+async def test_a_visit_says_who_the_person_is_to_cameras(stub: Stub) -> None:
+    for second, track in [(10, "cam:c1:7"), (11, "cam:c2:x:1")]:
+        seen = update(second, ("ann", ["door"]))
+        seen.objects[0].tracks.append(track)
+        await record(stub, [seen])
+    (visit,) = await visits(stub)
+    assert list(visit.tracks) == ["cam:c1:7", "cam:c2:x:1"]
 
 
 async def test_wrong_requests_name_the_field(stub: Stub) -> None:

@@ -141,6 +141,20 @@ def test_cameras_are_those_that_saw_any_of_it() -> None:
     assert {visit.zone: visit.cameras for visit in changes.visits.values()} == {"door": ("c2", "c1"), "till": ("c3",)}
 
 
+def test_tracks_are_those_of_any_of_it() -> None:
+    tracker = after(
+        at(1, seen("ann", "door")),
+        at(2, seen("ann", "door", tracks=["cam:c1:7", "cam:c1:7"])),
+        at(3, seen("ann", "door", tracks=["cam:c1:8"]), zone="door"),
+        at(4, seen("ann", "door")),
+    )
+    (visit,) = tracker.take_changes().visits.values()
+    assert visit.tracks == ("cam:c1:7", "cam:c1:8")
+    for number in range(200):
+        tracker.apply(at(5 + number, seen("ann", "door", tracks=[f"cam:c2:{number}"])))
+    assert visit.tracks == tuple(f"cam:c2:{number}" for number in range(100, 200))
+
+
 def test_a_person_listed_twice_is_one_person() -> None:
     tracker = after(at(1, seen("ann", "door", cameras=["c1"]), seen("ann", "till", "door", cameras=["c2"])))
     assert told(tracker.take_changes()) == [("entered", "ann", "door", 1), ("entered", "ann", "till", 1)]
@@ -169,3 +183,76 @@ def test_the_id_of_a_visit_depends_on_scene_zone_person_and_entry() -> None:
     ids = {visit_id(*key) for key in [("a", "b", "c", 1), ("a", "b", "c", 2), ("ab", "", "c", 1), ("a", "c", "b", 1)]}
     assert len(ids) == 4
     assert visit_id("a", "b", "c", 1) == visit_id("a", "b", "c", 1)
+
+
+def test_an_entry_and_an_exit_of_a_zone_make_a_visit_that_the_scenes_updates_missed() -> None:
+    tracker = after(
+        at(1, seen("ann")),
+        at(1.2, seen("ann", "door", entered={"door": 1150}), zone="door"),
+        at(1.8, seen("ann"), zone="door"),
+        at(2, seen("ann")),
+    )
+    assert told(tracker.take_changes()) == [("entered", "ann", "door", 1.15), ("exited", "ann", "door", 1.8)]
+
+
+def test_a_zones_update_and_the_scenes_are_sights_of_one_visit_whichever_comes_first() -> None:
+    ann = seen("ann", "door", entered={"door": 1_900}, cameras=["c1"])
+    for updates in [(at(1.9, ann, zone="door"), at(2, ann)), (at(2, ann), at(2.5, ann, zone="door"))]:
+        tracker = after(at(1, seen("ann")), *updates, at(3, seen("ann"), zone="door"), at(3.1, seen("ann")))
+        assert told(tracker.take_changes()) == [("entered", "ann", "door", 1.9), ("exited", "ann", "door", 3)]
+
+
+def test_nobody_is_missed_in_a_zones_update() -> None:
+    tracker = after(at(1, seen("ann", "door")), *(at(second, seen("bob", "door"), zone="door") for second in (2, 5, 9)))
+    assert [visit.object_id for visit in tracker.visits()] == ["ann", "bob"]
+    tracker.apply(at(10, seen("ann", "door"), seen("bob", "door")))
+    assert told(tracker.take_changes()) == [("entered", "ann", "door", 1), ("entered", "bob", "door", 2)]
+
+
+def test_a_scene_of_which_only_entries_and_exits_are_heard_does_not_fall_silent() -> None:
+    tracker = after(at(1, seen("ann", "door"), zone="door"))
+    tracker.fall_silent()
+    tracker.apply(at(500, seen("bob", "door"), zone="door"))
+    tracker.apply(at(1000, seen("ann"), zone="door"))
+    assert told(tracker.take_changes()) == [
+        ("entered", "ann", "door", 1),
+        ("entered", "bob", "door", 500),
+        ("exited", "ann", "door", 1000),
+    ]
+
+
+def test_an_exit_that_overtakes_its_entry_is_not_undone_by_it() -> None:
+    tracker = after(at(5, seen("ann"), zone="door"), at(4, seen("ann", "door"), zone="door"))
+    assert told(tracker.take_changes()) == []
+    assert tracker.visits() == []
+
+
+def test_a_late_update_of_the_scene_does_not_undo_what_a_zone_told_since() -> None:
+    tracker = after(
+        at(1, seen("ann", "door")),
+        at(3, seen("ann"), zone="door"),
+        at(3, seen("ann", "till"), zone="till"),
+        at(2, seen("ann", "door")),
+    )
+    assert told(tracker.take_changes()) == [
+        ("entered", "ann", "door", 1),
+        ("exited", "ann", "door", 3),
+        ("entered", "ann", "till", 3),
+    ]
+    assert [(visit.zone, visit.seen) for visit in tracker.visits()] == [("till", 3000)]
+
+
+def test_what_is_told_of_a_zone_after_the_scene_moved_on_changes_nothing() -> None:
+    tracker = after(at(1, seen("ann", "door")), at(3, seen("ann", "till")))
+    tracker.take_changes()
+    assert not tracker.apply(at(2, seen("ann", "door"), zone="door"))
+    assert not tracker.apply(at(3, seen("ann"), zone="till"))
+    assert tracker.take_changes().events == []
+
+
+def test_a_repeat_of_what_is_long_forgotten_makes_no_ghost() -> None:
+    entry = at(1, seen("ann", "door"), zone="door")
+    tracker = after(entry, at(2, seen("ann"), zone="door"), at(3602.001, seen("bob", "till"), zone="till"))
+    assert ("ann", "door") in tracker.take_changes().forgotten_ends
+    assert not tracker.apply(entry)
+    assert [visit.object_id for visit in tracker.visits()] == ["bob"]
