@@ -47,6 +47,8 @@ async def main() -> None:
     server.on_stop(background.close)
     background.start("write", history.write, healthy=lambda ok: server.set_serving(SERVICE, ok))
     background.start("sweep", history.sweep)
+    background.start("seal", history.seal)
+    background.start("verify", history.verify)
     servicer = HistoryServicer(
         history,
         Searches(history, settings.max_searches),

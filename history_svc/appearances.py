@@ -41,7 +41,7 @@ class Appearance:
     """Squared norm of `face_sum`."""
     frames: tuple[Frame, ...] = ()
     number: int = -1
-    """Place in the book, as the index stores it; -1 in a draft."""
+    """What the index calls it (records.appearance_numbers); -1 in a draft."""
 
     def copy(self) -> Appearance:
         """Another one that can be changed without changing this one (copy.copy takes five times as long)."""

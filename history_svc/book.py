@@ -1,4 +1,7 @@
-"""All appearances, detection ids and frames that are durable and not too old, in memory. Of the loop's thread."""
+"""All appearances and frames that are durable and not too old, and the ids of detections that are in no sealed segment.
+
+In memory. Of the loop's thread.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from history_svc.appearances import Appearance
-from history_svc.records import Frame, Track
+from history_svc.records import Frame, Track, appearance_number
 
 _HOUR_NS = 3_600_000_000_000
 _RECENT = 4
@@ -32,7 +35,6 @@ class Book:
         self._timelines: dict[Track, _Timeline] = {}
         self._by_start: list[tuple[int, bytes]] = []
         self._longest_ns = 0
-        self._next_number = 0
         self._of_detection: dict[bytes, Appearance] = {}
         self._detections_by_hour: dict[int, list[bytes]] = {}
         self._frames: dict[str, tuple[Frame, set[bytes]]] = {}
@@ -43,7 +45,7 @@ class Book:
 
     @property
     def detection_count(self) -> int:
-        """How many detections."""
+        """How many detections are in no sealed segment."""
         return len(self._of_detection)
 
     def get(self, appearance: bytes) -> Appearance | None:
@@ -55,7 +57,7 @@ class Book:
         return self._by_number.get(number)
 
     def appearance_of(self, detection: bytes) -> Appearance | None:
-        """The appearance of a detection that is stored."""
+        """The appearance of a detection that is stored, and in no sealed segment."""
         return self._of_detection.get(detection)
 
     def frame(self, frame_id: str) -> Frame | None:
@@ -104,8 +106,7 @@ class Book:
         track = (appearance.camera, appearance.object_id)
         if known is None:
             known = appearance
-            known.number = self._next_number
-            self._next_number += 1
+            known.number = appearance_number(known.id)
             self._by_id[known.id] = self._by_number[known.number] = known
             self._timelines.setdefault(track, _Timeline()).recent.append(known)
             insort(self._by_start, (known.start_ns, known.id))
@@ -123,6 +124,16 @@ class Book:
         for detection, time_ns in detections:
             self._of_detection[detection] = appearance
             self._detections_by_hour.setdefault(time_ns // _HOUR_NS, []).append(detection)
+
+    def forget_detections(self, detections: Collection[bytes]) -> None:
+        """These are in a sealed segment now."""
+        known = self._of_detection
+        for detection in detections:
+            known.pop(detection, None)
+        hours = self._detections_by_hour.items()
+        self._detections_by_hour = {
+            hour: kept for hour, ids in hours if (kept := [detection for detection in ids if detection in known])
+        }
 
     def put_frame(self, frame: Frame, appearances: Collection[bytes]) -> None:
         """Adds a frame, or appearances to one that is there; an appearance that is gone is left out."""

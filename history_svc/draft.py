@@ -5,7 +5,9 @@ A group that the disk refused leaves no trace, so that it can be sent again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from itertools import chain
+from types import MappingProxyType
 
 from history_svc.appearances import Appearance, Rules, Vector
 from history_svc.book import Book
@@ -15,8 +17,9 @@ from history_svc.records import FrameLink, Track
 class Draft:
     """Decisions on top of a Book. Use one per group: `commit` it once, or forget it."""
 
-    def __init__(self, book: Book, rules: Rules) -> None:
-        self._book, self._rules = book, rules
+    def __init__(self, book: Book, rules: Rules, sealed: Mapping[bytes, bytes] = MappingProxyType({})) -> None:
+        """`sealed` has the appearances of those detections that are stored, but not in the book."""
+        self._book, self._rules, self._sealed = book, rules, sealed
         self._changed: dict[bytes, Appearance] = {}
         self._by_track: dict[Track, list[Appearance]] = {}
         self._placed: dict[bytes, bytes] = {}
@@ -26,7 +29,7 @@ class Draft:
     def known(self, detection: bytes) -> bytes | None:
         """The appearance of a detection that is stored, or is in this draft."""
         stored = self._book.appearance_of(detection)
-        return stored.id if stored is not None else self._placed.get(detection)
+        return stored.id if stored is not None else self._placed.get(detection) or self._sealed.get(detection)
 
     def choose(self, detection: bytes, track: Track, time_ns: int, vector: Vector | None) -> tuple[bytes, float | None]:
         """The id of the appearance that a new detection belongs to, its own id when it begins one; and the likeness."""
@@ -91,6 +94,6 @@ class Draft:
         for link in self._links:
             self._book.put_frame(link.frame, link.appearances)
 
-    def new_detections(self) -> Iterable[bytes]:
-        """The ids of the detections that this draft adds."""
-        return self._placed.keys()
+    def touched(self) -> Iterable[bytes]:
+        """The ids of the appearances that this draft begins or changes."""
+        return chain(self._changed, *(link.appearances for link in self._links))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, Protocol
 
 import numpy as np
@@ -15,7 +16,9 @@ from history_svc.records import ROW, Rows, Vectors
 
 CHUNK_ROWS: Final = 65_536
 _BLOCK_ROWS: Final = 4096
-_FOREVER: Final = 1 << 62
+_SLACK: Final = 1e-4
+"""More than the error of a product in single precision."""
+FOREVER: Final = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +39,21 @@ class Probes:
     aligned: Vectors
     unaligned: Vectors
 
+    @property
+    def same(self) -> bool:
+        """Whether there is no difference."""
+        return self.aligned is self.unaligned or np.array_equal(self.aligned, self.unaligned)
+
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Which faces are searched: time in [start_ns, end_ns), one of `cameras` (None: any), number below `before`."""
+    """Which faces are searched: time in [start_ns, end_ns), one of `cameras` (None: any), number in [after, before)."""
 
-    start_ns: int = -_FOREVER
-    end_ns: int = _FOREVER
+    start_ns: int = -FOREVER
+    end_ns: int = FOREVER
     cameras: Collection[str] | None = None
-    before: int = _FOREVER
+    before: int = FOREVER
+    after: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +96,7 @@ class HistoryIndex(Protocol):
         """Frees threads and memory."""
 
 
-class _Chunk:
+class Chunk:
     """Up to `capacity` faces in columns. Rows below `size` never change, so readers need no lock."""
 
     def __init__(self, dimension: int, capacity: int) -> None:
@@ -100,7 +109,7 @@ class _Chunk:
         self.cameras = np.zeros(capacity, np.int32)
         self.aligned = np.zeros(capacity, np.bool_)
         self.size = 0
-        self.oldest, self.newest = _FOREVER, -_FOREVER
+        self.oldest, self.newest = FOREVER, -FOREVER
 
     def append(self, faces: Faces, cameras: NDArray[np.int32], start: int, end: int) -> None:
         at, to = self.size, self.size + end - start
@@ -119,7 +128,8 @@ class _Chunk:
     def wanted(self, start: int, end: int, scope: Scope, cameras: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
         """(end - start,) which rows the scope asks for; `cameras` by camera index."""
         times = self.times[start:end]
-        mask = (times >= scope.start_ns) & (times < scope.end_ns) & (self.numbers[start:end] < scope.before)
+        numbers = self.numbers[start:end]
+        mask = (times >= scope.start_ns) & (times < scope.end_ns) & (numbers >= scope.after) & (numbers < scope.before)
         if cameras is not None:
             mask &= cameras[self.cameras[start:end]]
         return mask
@@ -131,9 +141,9 @@ class ExactIndex:
     def __init__(self, dimension: int, threads: int, chunk_rows: int = CHUNK_ROWS) -> None:
         self._dimension, self._chunk_rows = dimension, chunk_rows
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="search")
-        self._chunks: tuple[_Chunk, ...] = ()
+        self._chunks: tuple[Chunk, ...] = ()
         self._cameras: dict[str, int] = {}
-        self._floor = -_FOREVER
+        self._floor = -FOREVER
         self._next_number = 0
 
     def __len__(self) -> int:
@@ -152,7 +162,7 @@ class ExactIndex:
         start = 0
         while start < total:
             if not self._chunks or self._chunks[-1].size == self._chunk_rows:
-                self._chunks = (*self._chunks, _Chunk(self._dimension, self._chunk_rows))
+                self._chunks = (*self._chunks, Chunk(self._dimension, self._chunk_rows))
             chunk = self._chunks[-1]
             end = min(total, start + self._chunk_rows - chunk.size)
             chunk.append(faces, cameras, start, end)
@@ -160,18 +170,28 @@ class ExactIndex:
         self._next_number = max(self._next_number, int(faces.numbers[-1]) + 1)
 
     def search(self, probes: Probes, min_similarity: float, scope: Scope) -> Hits:
-        same = probes.aligned is probes.unaligned or np.array_equal(probes.aligned, probes.unaligned)
-        chunks, scope, cameras = self._in_scope(scope)
-
-        def search_chunk(chunk: _Chunk) -> Hits:
-            return _search_chunk(chunk, probes, same, min_similarity, scope, cameras)
-
-        return _best_of(list(self._pool.map(search_chunk, chunks)))
+        return best_of(run(self._pool, self.tasks(self.chunks, probes, min_similarity, scope)))
 
     def faces_of(self, appearance: int, scope: Scope) -> tuple[Rows, Vectors]:
-        chunks, scope, cameras = self._in_scope(scope)
+        return self.faces_in(self.chunks, appearance, scope)
+
+    @property
+    def chunks(self) -> tuple[Chunk, ...]:
+        """What there is at this moment, for `tasks` and `faces_in`."""
+        return self._chunks
+
+    def tasks(
+        self, chunks: tuple[Chunk, ...], probes: Probes, min_similarity: float, scope: Scope
+    ) -> list[Callable[[], Hits]]:
+        """The parts of a search of `chunks`."""
+        wanted, scope, cameras = self._in_scope(chunks, scope)
+        return [partial(_search_chunk, chunk, probes, min_similarity, scope, cameras) for chunk in wanted]
+
+    def faces_in(self, chunks: tuple[Chunk, ...], appearance: int, scope: Scope) -> tuple[Rows, Vectors]:
+        """`faces_of` of `chunks`."""
+        chunks_in_scope, scope, cameras = self._in_scope(chunks, scope)
         rows, vectors = [np.zeros(0, ROW)], [np.zeros((0, self._dimension), np.float32)]
-        for chunk in chunks:
+        for chunk in chunks_in_scope:
             size = chunk.size
             mask = chunk.wanted(0, size, scope, cameras) & (chunk.appearances[:size] == appearance)
             found = np.flatnonzero(mask)
@@ -185,85 +205,112 @@ class ExactIndex:
         kept = [chunk for chunk in self._chunks[:-1] if chunk.newest >= time_ns]
         self._chunks = (*kept, *self._chunks[-1:])
 
+    def drop_below(self, number: int) -> None:
+        """Frees faces with lower numbers, as far as they fill whole chunks. `add`'s thread only."""
+        self._chunks = tuple(chunk for chunk in self._chunks if int(chunk.numbers[chunk.size - 1]) >= number)
+
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def _in_scope(self, scope: Scope) -> tuple[list[_Chunk], Scope, NDArray[np.bool_] | None]:
-        scope = Scope(max(scope.start_ns, self._floor), scope.end_ns, scope.cameras, scope.before)
-        chunks = [chunk for chunk in self._chunks if chunk.newest >= scope.start_ns and chunk.oldest < scope.end_ns]
+    def _in_scope(self, chunks: tuple[Chunk, ...], scope: Scope) -> tuple[list[Chunk], Scope, NDArray[np.bool_] | None]:
+        scope = replace(scope, start_ns=max(scope.start_ns, self._floor))
+        wanted_chunks = [chunk for chunk in chunks if chunk.newest >= scope.start_ns and chunk.oldest < scope.end_ns]
         if scope.cameras is None:
-            return chunks, scope, None
+            return wanted_chunks, scope, None
         wanted = set(scope.cameras)
         # A camera may come in while this search runs; leave it room, as not wanted.
         names = dict(self._cameras)
         cameras = np.zeros(len(names) + 65_536, np.bool_)
         for name, index in names.items():
             cameras[index] = name in wanted
-        return chunks, scope, cameras
+        return wanted_chunks, scope, cameras
+
+
+def run(pool: ThreadPoolExecutor, tasks: Sequence[Callable[[], Hits]]) -> list[Hits]:
+    """What the tasks give, in their order."""
+    return list(pool.map(lambda task: task(), tasks))
 
 
 def _search_chunk(
-    chunk: _Chunk,
-    probes: Probes,
-    same: bool,
-    min_similarity: float,
-    scope: Scope,
-    cameras: NDArray[np.bool_] | None,
+    chunk: Chunk, probes: Probes, min_similarity: float, scope: Scope, cameras: NDArray[np.bool_] | None
 ) -> Hits:
     found: list[NDArray[np.intp]] = []
     similarities: list[NDArray[np.float32]] = []
     size = chunk.size
     for start in range(0, size, _BLOCK_ROWS):
-        end = start + _BLOCK_ROWS
-        mask = chunk.wanted(start, end, scope, cameras)
-        mask[max(0, size - start) :] = False
-        if not mask.any():
+        end = min(start + _BLOCK_ROWS, size)
+        at = np.flatnonzero(chunk.wanted(start, end, scope, cameras))
+        if not len(at):
             continue
-        # The whole block, also its rows that are not filled or not asked for: products of one shape give the same last
-        # digits each time, which page tokens rely on.
-        block = chunk.vectors[start:end]
-        cosines = (block @ probes.aligned.T).max(axis=1)
-        if not same:
-            cosines = np.where(chunk.aligned[start:end], cosines, (block @ probes.unaligned.T).max(axis=1))
-        # Rounding may carry a cosine of 1 over it.
-        cosines = np.minimum(cosines, np.float32(1.0))
-        at = np.flatnonzero(mask & (cosines >= np.float32(min_similarity)))
-        found.append(at + start)
-        similarities.append(cosines[at])
+        # All or a few: products of whole blocks are fast, and so is leaving out most of the rows.
+        block = slice(start, end) if 2 * len(at) > end - start else at + start
+        places = np.arange(start, end) if isinstance(block, slice) else block
+        near, near_similarities = cosines(chunk.vectors[block], chunk.aligned[block], places, probes, min_similarity)
+        if isinstance(block, slice):
+            kept = np.isin(near, at + start)
+            near, near_similarities = near[kept], near_similarities[kept]
+        found.append(near)
+        similarities.append(near_similarities)
     if not found:
-        return _NOTHING
-    at = np.concatenate(found)
-    return _best_per_appearance(chunk.appearances[at], np.concatenate(similarities), chunk.numbers[at], chunk.rows, at)
+        return NOTHING
+    at, values = np.concatenate(found), np.concatenate(similarities)
+    best = best_per_appearance(chunk.appearances[at], values, chunk.numbers[at])
+    chosen = at[best]
+    return Hits(chunk.appearances[chosen], values[best], chunk.numbers[chosen], chunk.rows[chosen])
 
 
-def _best_of(parts: list[Hits]) -> Hits:
+def cosines(
+    vectors: Vectors, aligned: NDArray[np.bool_], places: NDArray[np.intp], probes: Probes, least: float
+) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """Those of n faces with a cosine of at least `least` to the probes: their `places`, and the cosines.
+
+    A face's cosine is the same to the last digit whatever faces it is computed with (page tokens rely on it): a fast
+    product chooses, and a sum along each row alone decides.
+    """
+    estimates = (vectors @ probes.aligned.T).max(axis=1)
+    if not probes.same:
+        estimates = np.where(aligned, estimates, (vectors @ probes.unaligned.T).max(axis=1))
+    near = np.flatnonzero(estimates >= least - _SLACK)
+    chosen, chosen_aligned = vectors[near].astype(np.float64), aligned[near]
+    exact = _row_cosines(chosen, probes.aligned)
+    if not probes.same:
+        exact = np.where(chosen_aligned, exact, _row_cosines(chosen, probes.unaligned))
+    # Rounding may carry a cosine of 1 over it.
+    values = np.minimum(exact, 1.0).astype(np.float32)
+    kept = values >= np.float32(least)
+    return places[near[kept]], values[kept]
+
+
+def _row_cosines(vectors: NDArray[np.float64], templates: Vectors) -> NDArray[np.float64]:
+    best: NDArray[np.float64] = np.full(len(vectors), -np.inf)
+    for template in templates.astype(np.float64):
+        np.maximum(best, (vectors * template).sum(axis=1), out=best)
+    return best
+
+
+def best_of(parts: list[Hits]) -> Hits:
+    """The hits of all parts, one per appearance."""
     parts = [part for part in parts if len(part.numbers)]
     if len(parts) < 2:
-        return parts[0] if parts else _NOTHING
+        return parts[0] if parts else NOTHING
+    appearances = np.concatenate([part.appearances for part in parts])
+    similarities = np.concatenate([part.similarities for part in parts])
+    numbers = np.concatenate([part.numbers for part in parts])
+    best = best_per_appearance(appearances, similarities, numbers)
     rows = np.concatenate([part.rows for part in parts])
-    return _best_per_appearance(
-        np.concatenate([part.appearances for part in parts]),
-        np.concatenate([part.similarities for part in parts]),
-        np.concatenate([part.numbers for part in parts]),
-        rows,
-        np.arange(len(rows)),
-    )
+    return Hits(appearances[best], similarities[best], numbers[best], rows[best])
 
 
-def _best_per_appearance(
-    appearances: NDArray[np.int64],
-    similarities: NDArray[np.float32],
-    numbers: NDArray[np.int64],
-    rows: Rows,
-    at: NDArray[np.intp],
-) -> Hits:
-    """The hits with one, the most similar (of equals the first), left per appearance; `rows[at]` are theirs."""
+def best_per_appearance(
+    appearances: NDArray[np.int64], similarities: NDArray[np.float32], numbers: NDArray[np.int64]
+) -> NDArray[np.intp]:
+    """Where the most similar (of equals the first) face of each appearance stands."""
     order = np.lexsort((numbers, -similarities, appearances))
     sorted_appearances = appearances[order]
     first = np.ones(len(order), np.bool_)
     first[1:] = sorted_appearances[1:] != sorted_appearances[:-1]
-    best = order[first]
-    return Hits(appearances[best], similarities[best], numbers[best], rows[at[best]])
+    best: NDArray[np.intp] = order[first]
+    return best
 
 
-_NOTHING: Final = Hits(np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0, np.int64), np.zeros(0, ROW))
+NOTHING: Final = Hits(np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0, np.int64), np.zeros(0, ROW))

@@ -8,7 +8,8 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -22,6 +23,15 @@ _SUFFIX = ".log"
 
 class DirectoryInUse(Exception):
     """Another process has the data directory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A file that nothing more comes to. What is after its first `size` bytes was never acknowledged."""
+
+    path: Path
+    number: int
+    size: int
 
 
 class _Active:
@@ -52,10 +62,18 @@ class DetectionLog:
         self._lock = _lock(directory / "lock")
         self._active: _Active | None = None
         self._newest: dict[Path, int] = {}  # of the files there are: time of the newest record, ns
-        self._next = 1 + max((int(path.stem.removeprefix(_PREFIX)) for path in self._files()), default=0)
+        self._next = 1 + max(map(_number, self._files()), default=0)
+        self._closed: list[Closed] = []
 
-    def recover(self, apply: Callable[[bytes], int | None]) -> None:
-        """Hands every sound record to `apply`, oldest first, and repairs what is damaged.
+    def discard(self, first: int, last: int) -> None:
+        """Unlinks the files with these numbers: what was in them is kept elsewhere. New ones get higher numbers."""
+        for path in self._files():
+            if first <= _number(path) <= last:
+                path.unlink()
+        self._next = max(self._next, last + 1)
+
+    def recover(self, apply: Callable[[bytes], int | None], closed: Callable[[Closed], None]) -> None:
+        """Hands every sound record to `apply`, oldest first, and repairs what is damaged. Each file ends with `closed`.
 
         `apply` returns the record's event time in ns, None for one without a time, and raises ValueError for one it
         cannot read: that is reported and left out. The last file's torn tail is cut off; damage anywhere else is put
@@ -76,6 +94,7 @@ class DetectionLog:
             self._newest[path] = newest
             if damaged:
                 self._repair(path, damaged, last=path == files[-1])
+            closed(Closed(path, _number(path), path.stat().st_size))
 
     def append(self, payloads: list[bytes], newest_ns: int) -> None:
         """Makes the payloads durable, all or (as far as the caller may believe) none of them.
@@ -100,30 +119,44 @@ class DetectionLog:
         self._newest[active.path] = max(self._newest.get(active.path, 0), newest_ns)
         metrics.FSYNC_SECONDS.observe(time.perf_counter() - started)
         if active.size >= self._segment_bytes:
-            self._seal()
+            self.roll()
 
-    def drop_before(self, time_ns: int) -> int:
-        """Unlinks the files that hold nothing from `time_ns` on; returns how many."""
+    def take_closed(self) -> list[Closed]:
+        """The files that nothing more comes to, since the last call."""
+        closed, self._closed = self._closed, []
+        return closed
+
+    def roll(self) -> None:
+        """Ends the file that is written; the next record begins a new one."""
+        if self._active is not None:
+            self._close_active()
+
+    def remove(self, paths: Collection[Path]) -> None:
+        """Unlinks closed files: what was in them is kept elsewhere."""
+        for path in paths:
+            path.unlink(missing_ok=True)
+            self._newest.pop(path, None)
+        segments.fsync_directory(self._directory)
+
+    def drop_before(self, time_ns: int) -> list[Path]:
+        """Unlinks the files that hold nothing from `time_ns` on; returns them."""
         active = self._active
         if active is not None and (
             time.monotonic() - active.opened >= self._segment_seconds or self._newest.get(active.path, 0) < time_ns
         ):
-            self._seal()
+            self.roll()
         expired = [
             path
             for path, newest in self._newest.items()
             if newest < time_ns and (self._active is None or path != self._active.path)
         ]
-        for path in expired:
-            path.unlink(missing_ok=True)
-            del self._newest[path]
         if expired:
-            segments.fsync_directory(self._directory)
-        return len(expired)
+            self.remove(expired)
+        return expired
 
     def close(self) -> None:
         """Closes the active file and gives the directory free. Nothing is waiting to be written."""
-        self._seal()
+        self.roll()
         os.close(self._lock)
 
     def _files(self) -> list[Path]:
@@ -146,10 +179,11 @@ class DetectionLog:
             raise
         return active
 
-    def _seal(self) -> None:
-        if self._active is not None:
-            os.close(self._active.fd)
-            self._active = None
+    def _close_active(self) -> None:
+        active, self._active = self._active, None
+        assert active is not None, "only called with one"
+        os.close(active.fd)
+        self._closed.append(Closed(active.path, _number(active.path), active.size))
 
     def _abandon(self) -> None:
         """After a failed write or sync the kernel may have dropped pages: end this file at what was acknowledged."""
@@ -164,6 +198,7 @@ class DetectionLog:
             _log.warning("log_tail_not_cut", file=active.path.name, error=str(error))
         finally:
             os.close(active.fd)
+            self._closed.append(Closed(active.path, _number(active.path), active.size))
 
     def _repair(self, path: Path, damaged: list[segments.Span], *, last: bool) -> None:
         try:
@@ -180,6 +215,10 @@ class DetectionLog:
         except OSError as error:
             # The sound records are served all the same; the next start tries again.
             _log.error("repair_failed", file=path.name, error=str(error))
+
+
+def _number(path: Path) -> int:
+    return int(path.stem.removeprefix(_PREFIX))
 
 
 def _write(active: _Active, content: bytes) -> int:

@@ -1,6 +1,6 @@
-"""`python -m history_svc migrate`: copies the faces of the detection log into Qdrant, and checks that they are there.
+"""`python -m history_svc migrate`: copies all faces, sealed or in the log, into Qdrant, and checks that they are there.
 
-It only reads the log, so that the service may run on with the faces in memory meanwhile; what comes in after a file
+It only reads, so that the service may run on with the faces in memory meanwhile; what comes in after a file
 was read is sent by the service itself, when it starts with POI_HISTORY_QDRANT_URL. A copy that was interrupted goes on
 where it was.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -22,6 +23,9 @@ from history_svc import segments
 from history_svc.index import Faces, Probes, Scope
 from history_svc.qdrant import QdrantIndex, open_index
 from history_svc.records import HAS_VECTOR, Detections, Header, Vectors, decode, raw_ids
+from history_svc.sealed import build, manifest
+from history_svc.sealed.faces import SealedFaces
+from history_svc.sealed.manifest import Damaged
 from history_svc.settings import Settings
 from mesh import telemetry
 from mesh.embeddings import DIMENSIONS, FACE_MODEL
@@ -153,7 +157,8 @@ class Migration:
 
     def _read(self, what: str, state: Callable[[], str]) -> Iterator[Faces]:
         files = sorted(self._directory.glob("detections-*.log"))
-        if not files:
+        sealed = [path for path in sorted((self._directory / "segments").glob("*")) if not path.suffix]
+        if not files and not sealed:
             raise Incomplete(f"there is no detection log in {self._directory}")
         columns = (
             TextColumn(what),
@@ -164,14 +169,18 @@ class Migration:
         )
         seen: set[bytes] = set()
         with Progress(*columns, console=self._console) as bar:
-            task = bar.add_task(what, total=sum(map(_size, files)), state="")
+            total = sum(map(_size, [*files, *(path / build.VECTORS for path in sealed)]))
+            task = bar.add_task(what, total=total, state="")
+            for path in sealed:
+                yield self._sealed_faces(path, seen)
+                bar.update(task, advance=_size(path / build.VECTORS), state=state())
             for path in files:
                 for content in self._records(path):
                     if isinstance(content, Detections) and len(content.vectors):
                         yield self._faces(content, seen)
                         advance = content.rows.nbytes + content.vectors.nbytes
                         bar.update(task, advance=advance, state=state())
-            bar.update(task, completed=sum(map(_size, files)), total=sum(map(_size, files)), state=state())
+            bar.update(task, completed=total, total=total, state=state())
 
     def _records(self, path: Path) -> Iterator[object]:
         try:
@@ -185,6 +194,29 @@ class Migration:
         except FileNotFoundError:
             return  # too old by now: the service removed it
 
+    def _sealed_faces(self, path: Path, seen: set[bytes]) -> Faces:
+        """The faces of a segment that are not too old."""
+        try:
+            segment = SealedFaces(path, manifest.load(path))
+        except (Damaged, OSError) as error:
+            raise Incomplete(f"the segment {path.name} cannot be read: {error}") from None
+        if segment.manifest.header != self._header:
+            raise Incomplete(f"{path.name} holds embeddings of store {segment.manifest.header.store}")
+        seen.update(segment.table.ids("detection"))
+        faces = segment.faces()
+        kept = np.flatnonzero(faces.rows["time_ns"] >= self._floor_ns)
+        return Faces(
+            faces.numbers[kept],
+            self._numbers(faces.rows["appearance"][kept]),
+            [faces.cameras[at] for at in kept.tolist()],
+            faces.rows[kept],
+            faces.vectors[kept],
+        )
+
+    def _numbers(self, appearances: NDArray[np.void]) -> NDArray[np.int64]:
+        known = self._appearances
+        return np.array([known.setdefault(one, len(known)) for one in raw_ids(appearances)], np.int64)
+
     def _faces(self, batch: Detections, seen: set[bytes]) -> Faces:
         """The faces of a record that are not too old, without detections that were written before."""
         at = np.flatnonzero(batch.rows["flags"] & HAS_VECTOR)
@@ -196,10 +228,9 @@ class Migration:
             seen.add(detection)
         taken = np.flatnonzero(fresh)
         rows = rows[taken]
-        known = self._appearances
         return Faces(
             batch.first_face + taken,
-            np.array([known.setdefault(one, len(known)) for one in raw_ids(rows["appearance"])], np.int64),
+            self._numbers(rows["appearance"]),
             [batch.tracks[track][0] for track in rows["track"].tolist()],
             rows,
             batch.vectors[taken],

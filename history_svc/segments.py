@@ -19,6 +19,8 @@ from typing import Final
 MARKER: Final = b"\xd5POI"
 _HEAD: Final = struct.Struct("<4sIII")
 _CHECKED: Final = struct.Struct("<4sII")
+HEAD_BYTES: Final = _HEAD.size
+"""What `frame` adds to a payload."""
 
 
 @dataclass(frozen=True, slots=True)

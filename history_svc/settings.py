@@ -57,6 +57,8 @@ class Settings(ServerSettings):
     """A log file that has reached this size is followed by a new one."""
     segment_seconds: Annotated[float, Field(gt=0, le=7 * 86_400)] = 3600.0
     """A log file that is this old is followed by a new one; files are the unit of retention."""
+    seal_faces: Annotated[int, Field(ge=1, le=1 << 20)] = 65_536
+    """So many faces in the log become a sealed segment, which is searched on disk."""
     max_frame_bytes: Annotated[int, Field(ge=1024, le=64 << 20)] = 8 << 20
     """A larger evidence frame is refused."""
     stream_window: Annotated[int, Field(ge=1, le=1024)] = 32

@@ -12,7 +12,7 @@ import errno
 import time
 from collections.abc import Awaitable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,15 +20,29 @@ import structlog
 from poi.v1 import history_pb2
 
 from history_svc import metrics
-from history_svc.appearances import Rules, Vector
+from history_svc.appearances import Rules
 from history_svc.book import Book
 from history_svc.draft import Draft
 from history_svc.frames import FrameFiles
-from history_svc.index import ExactIndex, Faces, HistoryIndex
+from history_svc.group import Job, decide
+from history_svc.index import Faces, HistoryIndex
 from history_svc.intake import Batch, Intake, Observation, Upload
+from history_svc.ledger import Ledger
 from history_svc.log import DetectionLog
-from history_svc.records import PACKED, ROW, FrameLink, Header, Track, encode_detections, encode_frame, encode_header
-from history_svc.replay import Replay
+from history_svc.records import (
+    ROW,
+    FrameLink,
+    Header,
+    encode_detections,
+    encode_frame,
+    encode_header,
+)
+from history_svc.replay import OtherData, Replay
+from history_svc.sealed.directory import Directory, OtherHeader
+from history_svc.sealed.faces import SealedFaces
+from history_svc.sealed.index import SegmentedIndex
+from history_svc.sealed.restore import restore
+from history_svc.sealing import Sealing
 from history_svc.settings import Settings
 from mesh import names
 from mesh.embeddings import DIMENSIONS, FACE_MODEL
@@ -38,30 +52,6 @@ _log = structlog.get_logger(__name__)
 _NS = 1_000_000_000
 _GROUP_DETECTIONS = 1024
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-
-
-@dataclass(slots=True)
-class _Job:
-    """Observations or frames that wait for the disk; `done` is told the observations' appearances."""
-
-    observations: list[Observation]
-    links: list[FrameLink]
-    done: asyncio.Future[list[bytes]]
-
-
-@dataclass(slots=True)
-class _Group:
-    """What jobs that are written together add up to."""
-
-    answers: list[list[bytes]] = field(default_factory=list)
-    rows: list[bytes] = field(default_factory=list)
-    tracks: dict[Track, int] = field(default_factory=dict)
-    vectors: list[Vector] = field(default_factory=list)
-    faces: list[bytes] = field(default_factory=list)  # rows of those with a vector
-    face_appearances: list[bytes] = field(default_factory=list)
-    face_cameras: list[str] = field(default_factory=list)
-    links: list[FrameLink] = field(default_factory=list)
-    newest_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +68,24 @@ class History:
     """See the module. Make it with `open`; run `write` and `sweep` in the background; end with `close`."""
 
     def __init__(
-        self, settings: Settings, log: DetectionLog, frames: FrameFiles, book: Book, index: HistoryIndex
+        self,
+        settings: Settings,
+        log: DetectionLog,
+        frames: FrameFiles,
+        book: Book,
+        index: HistoryIndex,
+        sealed: SegmentedIndex,
+        directory: Directory,
+        ledger: Ledger,
     ) -> None:
-        self.book, self.index, self.frames = book, index, frames
+        """`index` is `sealed` itself where faces are searched here."""
+        self.book, self.index, self.sealed, self.frames = book, index, sealed, frames
         self.store = settings.store
         self._intake = Intake(settings.store, FACE_MODEL, DIMENSIONS[FACE_MODEL], settings.max_frame_bytes)
-        self._settings, self._log = settings, log
+        self._settings, self._log, self._ledger = settings, log, ledger
+        self._sealing = Sealing(sealed, directory, ledger, log, settings.seal_faces, self._take)
         self._rules = _rules(settings)
-        self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
+        self._jobs: asyncio.Queue[Job] = asyncio.Queue()
         self._deciding = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="log")
@@ -106,9 +106,24 @@ class History:
             segment_seconds=settings.segment_seconds,
         )
         rules = _rules(settings)
-        book, index = Book(rules.gap_ns), _index(settings, header)
-        log.recover(Replay(header, book, index, rules).apply)
-        history = cls(settings, log, FrameFiles(settings.data_dir / "frames"), book, index)
+        book = Book(rules.gap_ns)
+        ledger = Ledger(book)
+        sealed = SegmentedIndex(header.dimension, settings.search_threads)
+        index = _index(settings, header, sealed)
+        try:
+            directory = Directory(settings.data_dir / "segments", settings.data_dir / "quarantine", header)
+            for segment in directory.open():
+                sealed.take(segment)
+                log.discard(segment.manifest.first_log, segment.manifest.last_log)
+                if index is not sealed:
+                    index.add(segment.faces())  # what it has of them it only learns to name
+        except OtherHeader as error:
+            raise OtherData.of(error.header, header) from None
+        restore(book, sealed.segments)
+        replay = Replay(header, book, index, rules, ledger, sealed.find)
+        log.recover(replay.apply, replay.closed)
+        frames = FrameFiles(settings.data_dir / "frames")
+        history = cls(settings, log, frames, book, index, sealed, directory, ledger)
         floor = history.oldest_ns()
         book.drop_before(floor)
         index.drop_before(floor)
@@ -116,7 +131,7 @@ class History:
         history._gauge()
         _log.info(
             "history_opened",
-            detections=book.detection_count,
+            detections=history.detection_count,
             appearances=len(book),
             faces=len(index),
             orphan_frames=orphans,
@@ -129,6 +144,11 @@ class History:
         for task in self._tasks:
             task.cancel()
         await asyncio.to_thread(self._close)
+
+    @property
+    def detection_count(self) -> int:
+        """How many detections are kept."""
+        return self.book.detection_count + sum(one.manifest.rows for one in self.sealed.segments)
 
     def oldest_ns(self) -> int:
         """What is older is neither taken nor found."""
@@ -156,25 +176,45 @@ class History:
             async with self._deciding:
                 await self._write_group(jobs)
 
+    async def seal(self) -> None:
+        """Moves what fills a segment from the log into one, for ever. With Qdrant everything stays in the log."""
+        if self.index is self.sealed:
+            await self._sealing.run()
+
+    async def verify(self) -> None:
+        """Reads every segment once, and puts aside those that are damaged."""
+        await self._sealing.verify()
+
     async def sweep(self) -> None:
         """Drops what is too old, for ever."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(self._settings.sweep_seconds)
-            async with self._deciding:
-                floor = self.oldest_ns()
-                expired = self.book.drop_before(floor)
-                self.index.drop_before(floor)
-                files = await loop.run_in_executor(self._writer, self._log.drop_before, floor)
+            async with self._sealing.lock:
+                async with self._deciding:
+                    floor = self.oldest_ns()
+                    expired = self.book.drop_before(floor)
+                    self.index.drop_before(floor)
+                    self.sealed.drop_before(floor)
+                    files = await loop.run_in_executor(self._writer, self._log.drop_before, floor)
+                    self._file_closed()
+                    self._ledger.drop(files)
+                segments = await self._sealing.drop_before(floor)
             await loop.run_in_executor(self._frame_writers, self.frames.remove, expired)
             self._gauge()
-            if files or expired:
-                _log.info("expired", log_files=files, frames=len(expired))
+            if files or segments or expired:
+                _log.info("expired", log_files=len(files), segments=segments, frames=len(expired))
+
+    def _file_closed(self) -> None:
+        """Log files that were ended may fill a segment now."""
+        for closed in self._log.take_closed():
+            self._ledger.close(closed)
+            self._sealing.wake()
 
     def _submit(self, observations: list[Observation], links: list[FrameLink]) -> asyncio.Future[list[bytes]]:
         done: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
         done.add_done_callback(_seen)
-        self._jobs.put_nowait(_Job(observations, links, done))
+        self._jobs.put_nowait(Job(observations, links, done))
         return done
 
     async def _append_frames(
@@ -201,27 +241,32 @@ class History:
         metrics.FRAMES.inc(len(links))
         return answers
 
-    async def _write_group(self, jobs: list[_Job]) -> None:
-        draft = Draft(self.book, self._rules)
+    async def _write_group(self, jobs: list[Job]) -> None:
+        loop = asyncio.get_running_loop()
         try:
-            group = _decide(draft, jobs)
+            draft = Draft(self.book, self._rules, await self._sealed_detections(jobs))
+            group = decide(draft, jobs)
             first_face = self.index.next_number
             payloads = [encode_frame(link) for link in group.links]
             vectors = np.array(group.vectors, np.float32).reshape(-1, self._intake.dimension)
             if group.rows:
                 payloads.insert(0, encode_detections(list(group.tracks), b"".join(group.rows), vectors, first_face))
             if payloads:
-                loop = asyncio.get_running_loop()
                 await loop.run_in_executor(self._writer, self._log.append, payloads, group.newest_ns)
         except OSError as error:
             metrics.WRITE_FAILURES.inc()
             _log.error("write_failed", error=str(error), batches=len(jobs))
             _fail(jobs, _refused(error))
+            self._file_closed()
             return
         except Exception as error:
             _fail(jobs, error)
             raise
         draft.commit()
+        self._ledger.note(len(group.rows), len(group.faces), draft.touched())
+        if self._ledger.open_faces >= self._settings.seal_faces:
+            await loop.run_in_executor(self._writer, self._log.roll)
+        self._file_closed()
         if group.faces:
             self.index.add(
                 Faces(
@@ -240,6 +285,27 @@ class History:
         metrics.GROUP_BATCHES.observe(len(jobs))
         self._gauge()
 
+    async def _sealed_detections(self, jobs: list[Job]) -> dict[bytes, bytes]:
+        """Which of the detections are in a sealed segment, and their appearances there."""
+        newest_ns = max((one.manifest.newest_ns for one in self.sealed.segments), default=-1)
+        asked = [
+            one
+            for job in jobs
+            for one in job.observations
+            if one.time_ns <= newest_ns and self.book.appearance_of(one.detection) is None
+        ]
+        if not asked:
+            return {}
+        detections, times = [one.detection for one in asked], np.array([one.time_ns for one in asked], np.int64)
+        return await asyncio.get_running_loop().run_in_executor(self._writer, self.sealed.find, detections, times)
+
+    async def _take(self, segment: SealedFaces) -> None:
+        """From now on a segment answers for what is in it."""
+        detections = segment.table.ids("detection")
+        async with self._deciding:  # a group that is being decided has looked for repeats already
+            self.sealed.take(segment)
+            self.book.forget_detections(detections)
+
     def _number(self, appearance_id: bytes) -> int:
         appearance = self.book.get(appearance_id)
         assert appearance is not None, "committed above"
@@ -254,19 +320,22 @@ class History:
 
     def _gauge(self) -> None:
         metrics.ROWS.set(len(self.index))
+        metrics.SEGMENTS.set(len(self.sealed.segments))
         metrics.APPEARANCES.set(len(self.book))
-        metrics.DETECTIONS.set(self.book.detection_count)
+        metrics.DETECTIONS.set(self.detection_count)
 
     def _close(self) -> None:
+        self._sealing.close()
         self._frame_writers.shutdown()
         self._writer.shutdown()
         self._log.close()
         self.index.close()
+        self.sealed.close()
 
 
-def _index(settings: Settings, header: Header) -> HistoryIndex:
+def _index(settings: Settings, header: Header, sealed: SegmentedIndex) -> HistoryIndex:
     if not settings.qdrant_url:
-        return ExactIndex(header.dimension, settings.search_threads)
+        return sealed
     # Its client takes a second and 40 MB to import: for those who use it.
     from history_svc.qdrant import open_index
 
@@ -277,37 +346,6 @@ def _rules(settings: Settings) -> Rules:
     return Rules(int(settings.gap_seconds * _NS), settings.other_person_similarity)
 
 
-def _decide(draft: Draft, jobs: list[_Job]) -> _Group:
-    """Decides the appearance of each observation and packs those that are new."""
-    group = _Group()
-    tracks, rows = group.tracks, group.rows
-    for job in jobs:
-        answer: list[bytes] = []
-        for detection, track, time_ns, flags, alignment, boxes, score, vector in job.observations:
-            appearance = draft.known(detection)
-            if appearance is None:
-                appearance, likeness = draft.choose(detection, track, time_ns, vector)
-                at = tracks.setdefault(track, len(tracks))
-                row = PACKED.pack(detection, appearance, time_ns, at, flags, alignment, *boxes)
-                draft.place(detection, appearance, track, time_ns, row, score, vector, likeness)
-                rows.append(row)
-                if time_ns > group.newest_ns:
-                    group.newest_ns = time_ns
-                if vector is not None:
-                    group.vectors.append(vector)
-                    group.faces.append(row)
-                    group.face_appearances.append(appearance)
-                    group.face_cameras.append(track[0])
-            answer.append(appearance)
-        for link in job.links:
-            change = draft.link(link)
-            if change is not None:
-                group.links.append(change)
-                group.newest_ns = max(group.newest_ns, link.frame.time_ns)
-        group.answers.append(answer)
-    return group
-
-
 def _refused(error: OSError) -> MeshError:
     if error.errno in _FULL:
         return ResourceExhausted(
@@ -316,7 +354,7 @@ def _refused(error: OSError) -> MeshError:
     return Unavailable("the disk did not take the batch", reason="DISK_FAILED", retry_after=1.0)
 
 
-def _fail(jobs: list[_Job], error: Exception) -> None:
+def _fail(jobs: list[Job], error: Exception) -> None:
     for job in jobs:
         if not job.done.done():
             job.done.set_exception(error)

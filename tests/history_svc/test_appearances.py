@@ -12,6 +12,7 @@ from history_svc.appearances import Appearance, Rules, Vector
 from history_svc.book import Book
 from history_svc.draft import Draft
 from history_svc.index import ExactIndex
+from history_svc.ledger import Ledger
 from history_svc.records import HAS_VECTOR, PACKED, Header, encode_detections
 from history_svc.replay import Replay
 from tests.support import similar, unit
@@ -69,7 +70,7 @@ class Track:
     def replayed(self) -> Book:
         """The book that a restart makes of the records."""
         book, index = Book(RULES.gap_ns), ExactIndex(256, 1)
-        replay = Replay(Header("s", "m", 256), book, index, RULES)
+        replay = Replay(Header("s", "m", 256), book, index, RULES, Ledger(book))
         for record in self.records:
             replay.apply(record)
         index.close()

@@ -1,0 +1,105 @@
+"""A HistoryIndex of sealed segments on disk, and of what is not sealed yet in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from history_svc.index import CHUNK_ROWS, FOREVER, ExactIndex, Faces, Hits, Probes, Scope, best_of, run
+from history_svc.records import Rows, Vectors, rounded
+from history_svc.sealed.faces import SealedFaces
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """The segments, and the number below which faces in memory are in one of them."""
+
+    segments: tuple[SealedFaces, ...] = ()
+    sealed_below: int = 0
+    floor_ns: int = -FOREVER
+
+
+class SegmentedIndex:
+    """See the module. `threads` search for all callers together."""
+
+    def __init__(self, dimension: int, threads: int, chunk_rows: int = CHUNK_ROWS) -> None:
+        self._active = ExactIndex(dimension, threads, chunk_rows)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="segments")
+        self._view = _View()
+
+    def __len__(self) -> int:
+        return len(self._active) + sum(map(len, self._view.segments))
+
+    @property
+    def next_number(self) -> int:
+        return max(self._active.next_number, self._view.sealed_below)
+
+    @property
+    def segments(self) -> tuple[SealedFaces, ...]:
+        """The sealed segments, oldest first."""
+        return self._view.segments
+
+    def add(self, faces: Faces) -> None:
+        # As segments keep them, so that sealing changes no similarity.
+        self._active.add(replace(faces, vectors=rounded(faces.vectors)))
+
+    def take(self, segment: SealedFaces) -> None:
+        """Searches a segment from now on, instead of the faces in memory that are in it. `add`'s thread only."""
+        view = self._view
+        below = max(view.sealed_below, segment.manifest.next_face)
+        self._view = replace(view, segments=(*view.segments, segment), sealed_below=below)
+        self._active.drop_below(below)
+
+    def forget(self, segments: Sequence[SealedFaces]) -> None:
+        """No longer searches these. `add`'s thread only."""
+        kept = tuple(one for one in self._view.segments if one not in segments)
+        self._view = replace(self._view, segments=kept)
+
+    def find(self, detections: Sequence[bytes], times: NDArray[np.int64]) -> dict[bytes, bytes]:
+        """The appearance of each detection that is in a segment. Blocks: call it in a thread.
+
+        `times` (n,) are the detections' in ns since 1970. An id depends on its time, so only segments of that time are
+        looked into.
+        """
+        found: dict[bytes, bytes] = {}
+        for segment in self._view.segments:
+            found |= segment.find(detections, times)
+        return found
+
+    def search(self, probes: Probes, min_similarity: float, scope: Scope) -> Hits:
+        # In this order: faces that are sealed in between are then in both, and left out of the chunks.
+        chunks = self._active.chunks
+        segments, scope, active_scope = self._scopes(scope)
+        tasks: list[Callable[[], Hits]] = [
+            partial(segment.search, probes, min_similarity, scope) for segment in segments
+        ]
+        tasks += self._active.tasks(chunks, probes, min_similarity, active_scope)
+        return best_of(run(self._pool, tasks))
+
+    def faces_of(self, appearance: int, scope: Scope) -> tuple[Rows, Vectors]:
+        chunks = self._active.chunks
+        segments, scope, active_scope = self._scopes(scope)
+        parts = [segment.faces_of(appearance, scope) for segment in segments]
+        parts.append(self._active.faces_in(chunks, appearance, active_scope))
+        rows, vectors = zip(*parts, strict=True)
+        return np.concatenate(rows), np.concatenate(vectors)
+
+    def drop_before(self, time_ns: int) -> None:
+        self._view = replace(self._view, floor_ns=max(self._view.floor_ns, time_ns))
+        self._active.drop_before(time_ns)
+
+    def close(self) -> None:
+        self._active.close()
+        self._pool.shutdown(cancel_futures=True)
+
+    def _scopes(self, scope: Scope) -> tuple[list[SealedFaces], Scope, Scope]:
+        """The segments to search and how, and how to search what is in memory."""
+        view = self._view
+        scope = replace(scope, start_ns=max(scope.start_ns, view.floor_ns))
+        segments = [one for one in view.segments if one.overlaps(scope)]
+        return segments, scope, replace(scope, after=max(scope.after, view.sealed_below))

@@ -1,0 +1,112 @@
+"""SIGKILL at any moment of append, seal and retention: what was acknowledged is there, once, and what is old is not."""
+
+import multiprocessing
+import os
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from history_svc.index import Probes, Scope
+from history_svc.store import History
+from tests.history_svc import grinder
+from tests.support import unit
+
+ROUNDS = int(os.environ.get("POI_TEST_KILLS", "20"))
+"""100 and more where there is time."""
+KEPT = 150
+"""Batches, a second each."""
+SLACK = 60
+"""Seconds that a round may take, while what is kept moves on."""
+SECOND = 1_000_000_000
+
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload(["tests.history_svc.grinder"])
+
+
+def _killed(data_dir: Path, begin_ns: int, first: int, oldest_ns: int, chance: random.Random) -> dict[int, list[bytes]]:
+    """What was acknowledged before the end."""
+    receiver, sender = _processes.Pipe(duplex=False)
+    process = _processes.Process(target=grinder.grind, args=(data_dir, begin_ns, first, oldest_ns, sender))
+    process.start()
+    sender.close()
+    acknowledged: dict[int, list[bytes]] = {}
+    deadly, moment = chance.randint(0, 40), chance.random() * 0.03
+    try:
+        while len(acknowledged) < deadly:
+            assert receiver.poll(20), "it ends only when it is killed"
+            number, appearances = receiver.recv()
+            acknowledged[number] = appearances
+        time.sleep(moment)
+        process.kill()
+        while True:
+            number, appearances = receiver.recv()
+            acknowledged[number] = appearances
+    except EOFError:
+        assert len(acknowledged) >= deadly, "it ended before it was killed"
+        return acknowledged
+    finally:
+        process.kill()
+        process.join()
+        process.close()
+        receiver.close()
+
+
+def _check(history: History, acknowledged: dict[int, list[bytes]], begin_ns: int, oldest: int) -> None:
+    """Every acknowledged detection is known as it was, and found; nothing is found twice or after its time."""
+    kept = {number: ids for number, ids in acknowledged.items() if number >= oldest}
+    detections, times, owners = [], [], []
+    for number, ids in kept.items():
+        for one, owner in zip(grinder.batch(number, begin_ns), ids, strict=True):
+            detections.append(bytes.fromhex(one.detection_id))
+            times.append(begin_ns + number * SECOND)
+            owners.append(owner)
+    sealed = history.sealed.find(detections, np.array(times, np.int64)) if detections else {}
+    for detection, owner in zip(detections, owners, strict=True):
+        stored = history.book.appearance_of(detection)
+        assert (stored.id if stored is not None else sealed.get(detection)) == owner
+        assert history.book.get(owner) is not None
+
+    faces: dict[bytes, set[int]] = {}
+    for person in range(grinder.BATCH):
+        probe = unit(person)[None]
+        hits = history.index.search(Probes(probe, probe), 0.5, Scope())
+        for row, number in zip(hits.rows, hits.numbers.tolist(), strict=True):
+            faces.setdefault(row["appearance"].tobytes(), set()).add(number)
+            assert row["time_ns"] >= begin_ns + (oldest - SLACK) * SECOND, "no longer kept"
+    assert set(owners) <= set(faces)
+    # Those that are there all the time: every face of theirs, once.
+    for person in (1, 3, 5):
+        if not owners:
+            continue
+        owner = owners[-grinder.BATCH + person]
+        found = history.book.get(owner)
+        assert found is not None
+        rows, _ = history.index.faces_of(found.number, Scope())
+        seen = rows["detection"].tolist()
+        assert len(set(seen)) == len(seen)
+        assert {one for one, of in zip(detections, owners, strict=True) if of == owner} <= set(seen)
+
+
+@pytest.mark.timeout(60 + 10 * ROUNDS)
+def test_sigkill_at_any_moment_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    chance = random.Random(20261121)
+    begin_ns = time.time_ns() - 3000 * SECOND
+    acknowledged: dict[int, list[bytes]] = {}
+    segments = 0
+    for _ in range(ROUNDS):
+        # Some of the batches that are not known to be there are, and come a second time.
+        first = max(0, max(acknowledged, default=-1) - chance.randint(-1, 20))
+        oldest = max(0, max(acknowledged, default=0) - KEPT)
+        oldest_ns = begin_ns + (oldest - SLACK) * SECOND
+        acknowledged |= _killed(tmp_path, begin_ns, first, oldest_ns, chance)
+        history = History.open(grinder.settings(tmp_path, oldest_ns))
+        try:
+            _check(history, acknowledged, begin_ns, oldest)
+            segments = max(segments, len(history.sealed.segments))
+            assert not list((tmp_path / "quarantine").glob("*"))
+        finally:
+            history._close()
+    assert segments >= 3

@@ -1,0 +1,218 @@
+"""Moving the log into sealed segments: nothing changes for who asks, also across restarts, damage and full disks."""
+
+import asyncio
+import random
+import shutil
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from poi.v1 import common_pb2, history_pb2
+
+from history_svc.index import Probes, Scope
+from history_svc.settings import Settings
+from history_svc.store import History
+from tests.history_svc.client import STORE, detection
+from tests.history_svc.test_frames import jpeg, upload
+from tests.support import similar, unit
+
+PEOPLE = 12
+SEAL = 100
+
+
+def _settings(path: Path, **fields: Any) -> Settings:
+    return Settings(data_dir=path / "data", seal_faces=SEAL, **fields)
+
+
+@asynccontextmanager
+async def running(settings: Settings, *, sealing: bool = True) -> AsyncIterator[History]:
+    """A history at work, without a server around it."""
+    history = History.open(settings)
+    work = [history.write(), *([history.seal(), history.verify()] if sealing else [])]
+    tasks = [asyncio.create_task(one) for one in work]
+    try:
+        yield history
+    finally:
+        for task in tasks:
+            task.cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+        await history.close()
+        assert [one for one in ended if isinstance(one, Exception)] == []
+
+
+def _detections(begin: int, count: int) -> list[common_pb2.Detection]:
+    """People who walk by one after the other, each with a face now and then."""
+    made = []
+    for number in range(begin, begin + count):
+        person, at = number % PEOPLE, number / 20
+        face = similar(unit(person), 0.8, number) if number % 5 else None
+        made.append(detection(face, at=at, camera=f"Camera_{person % 3}", object_id=str(person)))
+    return made
+
+
+async def append(history: History, detections: Sequence[common_pb2.Detection], **fields: Any) -> list[bytes]:
+    """The appearances."""
+    appending = history.append(
+        history.read(history_pb2.AppendDetectionsRequest(parent=STORE, detections=detections, **fields))
+    )
+    assert appending.detections is not None
+    answer = await appending.detections
+    if appending.frames is not None:
+        assert await appending.frames == [None]
+    return answer
+
+
+async def sealed(history: History, least: int) -> None:
+    """Waits until there are so many segments."""
+    async with asyncio.timeout(30):
+        while len(history.sealed.segments) < least:  # noqa: ASYNC110 - sealing tells nobody
+            await asyncio.sleep(0.02)
+
+
+def state(history: History) -> dict[str, Any]:
+    """All that can be asked."""
+    found = {}
+    for person in range(PEOPLE):
+        probe = unit(person)[None]
+        for camera in (None, ["Camera_1"]):
+            hits = history.index.search(Probes(probe, probe), 0.5, Scope(cameras=camera))
+            order = np.argsort(hits.numbers)
+            ids = [hits.rows["appearance"][at].tobytes() for at in order]
+            found[person, str(camera)] = list(zip(ids, hits.similarities[order].tolist(), strict=True))
+    appearances = [
+        (one.id, one.camera, one.object_id, one.start_ns, one.end_ns, one.count, one.face_count, one.best[:24],
+         one.entry[:24], one.exit[:24], one.frames, one.number)
+        for one in history.book.newest_first(None, None, None)
+    ]  # fmt: skip
+    return {"found": found, "appearances": appearances, "detections": history.detection_count}
+
+
+async def test_nothing_changes_by_sealing_nor_by_a_restart(tmp_path: Path) -> None:
+    frame = upload(jpeg(1))
+    async with running(_settings(tmp_path), sealing=False) as history:
+        for begin in range(0, 600, 60):
+            ids = await append(history, _detections(begin, 60))
+        frame.appearances.append(f"{STORE}/appearances/{ids[0].hex()}")
+        await append(history, _detections(600, 60), frames=[frame])
+        before = state(history)
+    assert all(before["found"][person, "None"] for person in range(PEOPLE))
+
+    async with running(_settings(tmp_path)) as history:
+        assert state(history) == before
+        await sealed(history, 3)
+        assert state(history) == before
+        again = await append(history, _detections(600, 60))
+        assert len(list((tmp_path / "data").glob("detections-*.log"))) <= 2
+        assert state(history) == before
+    async with running(_settings(tmp_path)) as history:
+        assert len(history.sealed.segments) >= 3
+        assert state(history) == before
+        assert await append(history, _detections(600, 60)) == again
+        # What is new goes on where sealed appearances are.
+        await append(history, _detections(660, 12))
+        assert history.index.next_number > max(one.manifest.next_face for one in history.sealed.segments)
+        after = state(history)
+        assert len(after["appearances"]) == len(before["appearances"])
+        assert after["detections"] == before["detections"] + 12
+
+
+async def test_searches_give_the_same_while_sealing_runs(tmp_path: Path) -> None:
+    probe = unit(1)[None]
+
+    def answer(scope: Scope) -> list[tuple[int, float]]:
+        hits = history.index.search(Probes(probe, probe), 0.5, scope)
+        return sorted(zip(hits.numbers.tolist(), hits.similarities.tolist(), strict=True))
+
+    async with running(_settings(tmp_path)) as history:
+        await append(history, _detections(0, 200))
+        snapshot = Scope(before=history.index.next_number)
+        before = answer(snapshot)
+        for begin in range(200, 2000, 100):
+            await append(history, _detections(begin, 100))
+            assert await asyncio.to_thread(answer, snapshot) == before
+        await sealed(history, 5)
+        assert await asyncio.to_thread(answer, snapshot) == before
+
+
+async def test_retention_unlinks_whole_segments(tmp_path: Path) -> None:
+    async with running(_settings(tmp_path)) as history:
+        for begin in range(0, 1200, 60):
+            await append(history, _detections(begin, 60))
+        await sealed(history, 4)
+        kept = state(history)["appearances"]
+    # Everything is about an hour old: half of it is too old now.
+    first, last = min(one[3] for one in kept), max(one[4] for one in kept)
+    middle = (time.time_ns() - (first + last) // 2) / 86_400e9
+    settings = _settings(tmp_path, retention_days=middle, sweep_seconds=0.05)
+    async with running(settings) as history:
+        sweeper = asyncio.create_task(history.sweep())
+        async with asyncio.timeout(30):
+            while len(list((tmp_path / "data" / "segments").iterdir())) > 3:  # noqa: ASYNC110 - files do not call
+                await asyncio.sleep(0.02)
+        floor = history.oldest_ns()
+        probe = unit(1)[None]
+        hits = history.index.search(Probes(probe, probe), 0.3, Scope())
+        assert len(hits.numbers)
+        assert int(hits.rows["time_ns"].min()) >= floor - 1_000_000_000
+        sweeper.cancel()
+        await asyncio.wait([sweeper])
+
+
+@pytest.mark.parametrize("kind", ["manifest.json", "faces.faiss", "vectors.f16", "rows.arrow", "appearances.arrow",
+                                  "frames.arrow", "keys.arrow"])  # fmt: skip
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
+async def test_a_damaged_segment_is_put_aside_and_the_rest_served(tmp_path: Path, kind: str, damage: str) -> None:
+    template = tmp_path / "template"
+    async with running(_settings(template)) as history:
+        for begin in range(0, 600, 60):
+            await append(history, _detections(begin, 60))
+        await sealed(history, 3)
+    chance = random.Random(f"{kind} {damage}")
+    directory = sorted((template / "data" / "segments").iterdir())[1]
+    path = directory / kind
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+        path.write_bytes(content)
+    elif damage == "cut":
+        path.write_bytes(content[: chance.randrange(len(content))])
+    else:
+        path.unlink()
+
+    async with running(_settings(template)) as history:
+        async with asyncio.timeout(20):
+            while directory.exists():  # noqa: ASYNC110 - vectors are checked in the background
+                await asyncio.sleep(0.02)
+        await append(history, _detections(600, 12))
+        probe = unit(1)[None]
+        assert len(history.index.search(Probes(probe, probe), 0.5, Scope()).numbers)
+        assert directory.name not in [one.manifest.directory for one in history.sealed.segments]
+    assert (template / "data" / "quarantine" / directory.name).is_dir()
+
+
+async def test_what_a_crash_left_half_done_is_finished_or_removed(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    async with running(_settings(tmp_path), sealing=False) as history:
+        for begin in range(0, 600, 60):
+            await append(history, _detections(begin, 60))
+        before = state(history)
+    logs.mkdir()
+    for path in (tmp_path / "data").glob("detections-*.log"):
+        shutil.copy(path, logs)
+    async with running(_settings(tmp_path)) as history:
+        await sealed(history, 2)
+    segments = tmp_path / "data" / "segments"
+    # Renamed, but the log files are still there; and a segment that was being written, or removed.
+    for path in logs.iterdir():
+        shutil.copy(path, tmp_path / "data")
+    whole = sorted(segments.iterdir())[0]
+    shutil.copytree(whole, segments / "000000000900-000000000901.draft")
+    shutil.copytree(whole, segments / "000000000902-000000000903.gone")
+
+    async with running(_settings(tmp_path), sealing=False) as history:
+        assert state(history) == before
+    assert not list(segments.glob("*.draft")) + list(segments.glob("*.gone"))
