@@ -57,7 +57,7 @@ async def test_cameras_and_zones_come_in_order(wired: Client, others: Neighbours
     aisle = names[answer.stored[0].detection_id]
     shelves = journey.steps[2]
     assert (list(shelves.appearances), list(shelves.object_ids)) == ([aisle], ["uuid-1"])
-    assert shelves.similarity == pytest.approx(0.7, abs=1e-5)
+    assert shelves.similarity == pytest.approx(0.7, abs=1e-4)
     assert (journey.total_size, journey.visits_partial) == (3, False)
     assert len(others.visit_requests) == 1
 
@@ -77,7 +77,7 @@ async def test_stays_at_one_place_are_one_step(client: Client) -> None:
 
     assert _path(journey) == [("door", 100, 115), ("aisle", 117, 118), ("door", 120, 122), ("door", 140, 142)]
     assert len(journey.steps[0].appearances) == 3
-    assert journey.steps[0].similarity == pytest.approx(0.9, abs=1e-5)
+    assert journey.steps[0].similarity == pytest.approx(0.9, abs=1e-4)
     assert journey.visits_partial, "nobody answers for zones"
 
 
