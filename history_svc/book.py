@@ -126,10 +126,14 @@ class Book:
             self._detections_by_hour.setdefault(time_ns // _HOUR_NS, []).append(detection)
 
     def forget_detections(self, detections: Collection[bytes]) -> None:
-        """These are in a sealed segment now."""
+        """These are in a sealed segment now. Call `tidy` when all of its are forgotten."""
         known = self._of_detection
         for detection in detections:
             known.pop(detection, None)
+
+    def tidy(self) -> None:
+        """Gives free what is left of forgotten detections."""
+        known = self._of_detection
         hours = self._detections_by_hour.items()
         self._detections_by_hour = {
             hour: kept for hour, ids in hours if (kept := [detection for detection in ids if detection in known])
