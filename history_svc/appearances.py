@@ -42,12 +42,17 @@ class Appearance:
     frames: tuple[Frame, ...] = ()
     number: int = -1
     """What the index calls it (records.appearance_numbers); -1 in a draft."""
+    shelved: bool = False
+    """A state of it is in a sealed segment."""
+    epoch: int = 0
+    """Of the book when it was put there last."""
 
     def copy(self) -> Appearance:
         """Another one that can be changed without changing this one (copy.copy takes five times as long)."""
         return Appearance(
             self.id, self.camera, self.object_id, self.start_ns, self.end_ns, self.entry, self.exit, self.best,
             self.best_score, self.count, self.face_count, self.face_sum, self.face_square, self.frames, self.number,
+            self.shelved, self.epoch,
         )  # fmt: skip
 
     def assign(self, other: Appearance) -> None:
@@ -85,6 +90,11 @@ class Appearance:
                 # A new array, not `+=`: a copy of this appearance may share the old one.
                 self.face_sum = self.face_sum + vector
                 self.face_square += 2.0 * likeness + 1.0
+
+    def show(self, frame: Frame) -> None:
+        """Adds an evidence frame of it."""
+        frames = {one.id: one for one in (*self.frames, frame)}
+        self.frames = tuple(sorted(frames.values(), key=lambda one: (one.time_ns, one.id)))
 
     def distance_ns(self, time_ns: int) -> int:
         """Time between `time_ns` and this appearance, 0 within it."""

@@ -1,4 +1,4 @@
-"""All appearances and frames that are durable and not too old, and the ids of detections that are in no sealed segment.
+"""The appearances that can still change, or that no sealed segment has as they are, and what else the log alone has.
 
 In memory. Of the loop's thread.
 """
@@ -6,11 +6,11 @@ In memory. Of the loop's thread.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from history_svc.appearances import Appearance
-from history_svc.records import Frame, Track, appearance_number
+from history_svc.records import FrameLink, Track, appearance_number
 
 _HOUR_NS = 3_600_000_000_000
 _RECENT = 4
@@ -30,6 +30,8 @@ class Book:
 
     def __init__(self, gap_ns: int) -> None:
         self._gap_ns = gap_ns
+        self.epoch = 1
+        """What is put is of this epoch; one more with each log file."""
         self._by_id: dict[bytes, Appearance] = {}
         self._by_number: dict[int, Appearance] = {}
         self._timelines: dict[Track, _Timeline] = {}
@@ -37,11 +39,17 @@ class Book:
         self._longest_ns = 0
         self._of_detection: dict[bytes, Appearance] = {}
         self._detections_by_hour: dict[int, list[bytes]] = {}
-        self._frames: dict[str, tuple[Frame, set[bytes]]] = {}
+        self._frames: dict[str, tuple[int, FrameLink]] = {}  # with their epochs
+        self._newest_ns: dict[str, int] = {}  # by camera: the end of any appearance that was ever put
 
     def __len__(self) -> int:
         """How many appearances."""
         return len(self._by_id)
+
+    @property
+    def fresh(self) -> int:
+        """How many appearances are in no sealed segment."""
+        return sum(not one.shelved for one in self._by_id.values())
 
     @property
     def detection_count(self) -> int:
@@ -56,23 +64,18 @@ class Book:
         """The appearance that the index knows by this number."""
         return self._by_number.get(number)
 
+    def numbers(self) -> frozenset[int]:
+        """Those of all appearances."""
+        return frozenset(self._by_number)
+
     def appearance_of(self, detection: bytes) -> Appearance | None:
         """The appearance of a detection that is stored, and in no sealed segment."""
         return self._of_detection.get(detection)
 
-    def frame(self, frame_id: str) -> Frame | None:
-        """The frame with this id."""
+    def frame(self, frame_id: str) -> FrameLink | None:
+        """The frame with this id, and what it shows as far as that is in no sealed segment."""
         found = self._frames.get(frame_id)
-        return found[0] if found else None
-
-    def frame_appearances(self, frame_id: str) -> Collection[bytes]:
-        """The appearances that a frame shows."""
-        found = self._frames.get(frame_id)
-        return found[1] if found else ()
-
-    def frame_ids(self) -> set[str]:
-        """All frames."""
-        return set(self._frames)
+        return found[1] if found else None
 
     def near(self, track: Track, time_ns: int) -> list[Appearance]:
         """Those of a track that may be within the gap of `time_ns`; never too few."""
@@ -84,21 +87,29 @@ class Book:
         return timeline.recent + timeline.settled  # a late arrival
 
     def newest_first(
-        self, start_ns: int | None, end_ns: int | None, after: tuple[int, bytes] | None
-    ) -> Iterator[Appearance]:
-        """Those that overlap [start_ns, end_ns), by (start, id) falling, after the key `after`."""
+        self,
+        start_ns: int | None,
+        end_ns: int | None,
+        after: tuple[int, bytes] | None,
+        cameras: Collection[str] | None = None,
+    ) -> list[Appearance]:
+        """Those that overlap [start_ns, end_ns) on one of `cameras`, by (start, id) falling, after the key `after`."""
         position = len(self._by_start)
         if end_ns is not None:
             position = bisect_left(self._by_start, (end_ns, b""))
         if after is not None:
             position = min(position, bisect_left(self._by_start, after))
+        found: list[Appearance] = []
         for at in range(position - 1, -1, -1):
             begin_ns, appearance_id = self._by_start[at]
             if start_ns is not None and begin_ns + self._longest_ns < start_ns:
-                return
+                break
             appearance = self._by_id[appearance_id]
-            if start_ns is None or appearance.end_ns >= start_ns:
-                yield appearance
+            if (start_ns is None or appearance.end_ns >= start_ns) and (
+                cameras is None or appearance.camera in cameras
+            ):
+                found.append(appearance)
+        return found
 
     def put(self, appearance: Appearance) -> Appearance:
         """Adds an appearance, or takes over its new state; returns the one that the book keeps."""
@@ -115,8 +126,11 @@ class Book:
                 del self._by_start[bisect_left(self._by_start, (known.start_ns, known.id))]
                 insort(self._by_start, (appearance.start_ns, known.id))
             known.assign(appearance)
+        known.epoch = self.epoch
         self._longest_ns = max(self._longest_ns, known.end_ns - known.start_ns)
         self._settle(self._timelines[track], known)
+        if known.end_ns > self._newest_ns.get(known.camera, 0):
+            self._newest_ns[known.camera] = known.end_ns
         return known
 
     def put_detections(self, appearance: Appearance, detections: list[tuple[bytes, int]]) -> None:
@@ -124,6 +138,12 @@ class Book:
         for detection, time_ns in detections:
             self._of_detection[detection] = appearance
             self._detections_by_hour.setdefault(time_ns // _HOUR_NS, []).append(detection)
+
+    def put_frame(self, link: FrameLink) -> None:
+        """Adds a frame, or more of what it shows; the appearances themselves are `put`."""
+        known = self._frames.get(link.frame.id)
+        shown = (*known[1].appearances, *link.appearances) if known else link.appearances
+        self._frames[link.frame.id] = self.epoch, FrameLink(link.frame, tuple(dict.fromkeys(shown)))
 
     def forget_detections(self, detections: Collection[bytes]) -> None:
         """These are in a sealed segment now. Call `tidy` when all of its are forgotten."""
@@ -139,47 +159,48 @@ class Book:
             hour: kept for hour, ids in hours if (kept := [detection for detection in ids if detection in known])
         }
 
-    def put_frame(self, frame: Frame, appearances: Collection[bytes]) -> None:
-        """Adds a frame, or appearances to one that is there; an appearance that is gone is left out."""
-        known, shown = self._frames.setdefault(frame.id, (frame, set()))
-        for appearance_id in appearances:
-            appearance = self._by_id.get(appearance_id)
-            if appearance is not None and appearance_id not in shown:
-                shown.add(appearance_id)
-                frames = {one.id: one for one in (*appearance.frames, known)}
-                appearance.frames = tuple(sorted(frames.values(), key=lambda one: (one.time_ns, one.id)))
+    def shelve(self, epoch: int) -> list[Appearance]:
+        """What was put until this epoch is in a sealed segment now, as it is.
 
-    def drop_before(self, time_ns: int) -> list[str]:
-        """Forgets what ended before `time_ns`; returns the ids of the frames that were forgotten."""
-        self._drop_appearances(time_ns)
+        Forgets the frames, and the appearances that no detection in good order can join; returns these.
+        """
+        self._frames = {key: kept for key, kept in self._frames.items() if kept[0] > epoch}
+        gone = []
+        for appearance in self._by_id.values():
+            if appearance.epoch <= epoch:
+                appearance.shelved = True
+                if appearance.end_ns + self._gap_ns < self._newest_ns[appearance.camera]:
+                    gone.append(appearance)
+        self.remove(gone)
+        return gone
+
+    def remove(self, appearances: Iterable[Appearance]) -> None:
+        """Forgets these, which are in the book."""
+        ids: set[bytes] = set()
+        tracks: set[Track] = set()
+        for appearance in appearances:
+            del self._by_id[appearance.id], self._by_number[appearance.number]
+            ids.add(appearance.id)
+            tracks.add((appearance.camera, appearance.object_id))
+        if not ids:
+            return
+        self._by_start = [key for key in self._by_start if key[1] not in ids]
+        for track in tracks:
+            timeline = self._timelines[track]
+            timeline.recent = [one for one in timeline.recent if one.id not in ids]
+            timeline.settled = [one for one in timeline.settled if one.id not in ids]
+            if not timeline.recent and not timeline.settled:
+                del self._timelines[track]
+
+    def drop_before(self, time_ns: int) -> None:
+        """Forgets what ended before `time_ns`."""
+        begun = bisect_left(self._by_start, (time_ns, b""))
+        started = [self._by_id[key[1]] for key in self._by_start[:begun]]
+        self.remove([one for one in started if one.end_ns < time_ns])
         for hour in [one for one in self._detections_by_hour if (one + 1) * _HOUR_NS <= time_ns]:
             for detection in self._detections_by_hour.pop(hour):
                 self._of_detection.pop(detection, None)
-        expired = [frame_id for frame_id, (frame, _) in self._frames.items() if frame.time_ns < time_ns]
-        for frame_id in expired:
-            _, shown = self._frames.pop(frame_id)
-            for appearance in filter(None, map(self._by_id.get, shown)):
-                appearance.frames = tuple(one for one in appearance.frames if one.id != frame_id)
-        return expired
-
-    def _drop_appearances(self, time_ns: int) -> None:
-        begun = bisect_left(self._by_start, (time_ns, b""))
-        kept = []
-        touched: set[Track] = set()
-        for key in self._by_start[:begun]:
-            appearance = self._by_id[key[1]]
-            if appearance.end_ns >= time_ns:
-                kept.append(key)
-                continue
-            del self._by_id[appearance.id], self._by_number[appearance.number]
-            touched.add((appearance.camera, appearance.object_id))
-        self._by_start[:begun] = kept
-        for track in touched:
-            timeline = self._timelines[track]
-            timeline.recent = [one for one in timeline.recent if one.id in self._by_id]
-            timeline.settled = [one for one in timeline.settled if one.id in self._by_id]
-            if not timeline.recent and not timeline.settled:
-                del self._timelines[track]
+        self._frames = {key: kept for key, kept in self._frames.items() if kept[1].frame.time_ns >= time_ns}
 
     def _settle(self, timeline: _Timeline, changed: Appearance) -> None:
         if len(timeline.recent) > _RECENT:

@@ -92,12 +92,20 @@ class HistoryIndex(Protocol):
     def drop_before(self, time_ns: int) -> None:
         """No face older than this is ever found again."""
 
+    def remove(self, appearances: Collection[int]) -> int:
+        """No face of these appearances that was added before is found by a search that begins later; in this process.
+
+        What of them comes back after a restart is for those to see to who add it. Returns how many faces are removed
+        already; others MAY only be left out of what is found. Blocks: call it in any thread. Raises MeshError when
+        some may still be found.
+        """
+
     def close(self) -> None:
         """Frees threads and memory."""
 
 
 class Chunk:
-    """Up to `capacity` faces in columns. Rows below `size` never change, so readers need no lock."""
+    """Up to `capacity` faces in columns. Rows below `size` never change but to be blank, so readers need no lock."""
 
     def __init__(self, dimension: int, capacity: int) -> None:
         # Zeros cost nothing until written (the kernel's), and let a search compute over whole blocks.
@@ -124,6 +132,13 @@ class Chunk:
         self.aligned[at:to] = rows["alignment"] == common_pb2.ALIGNMENT_ALIGNED
         self.oldest, self.newest = min(self.oldest, int(times.min())), max(self.newest, int(times.max()))
         self.size = to  # last: now readers see them
+
+    def blank(self, at: NDArray[np.intp]) -> None:
+        """Overwrites rows: they are never in scope again. A search that has chosen them already finds nobody's face."""
+        self.times[at] = FOREVER
+        self.appearances[at] = -1
+        self.vectors[at] = 0
+        self.rows[at] = np.zeros((), ROW)
 
     def wanted(self, start: int, end: int, scope: Scope, cameras: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
         """(end - start,) which rows the scope asks for; `cameras` by camera index."""
@@ -204,6 +219,15 @@ class ExactIndex:
         # Searches that run keep the chunks they took. The last one is still written to.
         kept = [chunk for chunk in self._chunks[:-1] if chunk.newest >= time_ns]
         self._chunks = (*kept, *self._chunks[-1:])
+
+    def remove(self, appearances: Collection[int]) -> int:
+        wanted = np.array(list(appearances), np.int64)
+        removed = 0
+        for chunk in self._chunks:
+            at = np.flatnonzero(np.isin(chunk.appearances[: chunk.size], wanted))
+            chunk.blank(at)
+            removed += len(at)
+        return removed
 
     def drop_below(self, number: int) -> None:
         """Frees faces with lower numbers, as far as they fill whole chunks. `add`'s thread only."""

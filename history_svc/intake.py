@@ -7,12 +7,14 @@ from functools import lru_cache
 from math import isfinite
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from poi.v1 import common_pb2, history_pb2
 
 from history_svc import metrics
 from history_svc.appearances import Vector
 from history_svc.frames import frame_id, is_jpeg
-from history_svc.records import HAS_FACE_BOX, HAS_PERSON_BOX, HAS_VECTOR, Frame, Track
+from history_svc.records import HAS_FACE_BOX, HAS_PERSON_BOX, HAS_VECTOR, Frame, Rows, Track
 from mesh import embeddings, names
 from mesh.errors import FailedPrecondition, InvalidArgument, MeshError, NotFound, to_status
 
@@ -44,6 +46,13 @@ def face_score(flags: int, confidence: float, area: float) -> float:
         return -1.0
     area = 0.0 if area < 0.0 else min(area, _MAX_AREA)
     return (confidence if confidence > 0.0 else 0.0) + _AREA_WEIGHT * area
+
+
+def face_scores(rows: Rows) -> NDArray[np.float64]:
+    """(n,) `face_score` of each row."""
+    areas = rows["face_box"][:, 2].astype(np.float64) * rows["face_box"][:, 3]
+    scores = np.maximum(rows["face_confidence"], 0.0) + _AREA_WEIGHT * np.clip(areas, 0.0, _MAX_AREA)
+    return np.where(rows["flags"] & (HAS_VECTOR | HAS_FACE_BOX) != 0, scores, -1.0)
 
 
 @dataclass(slots=True)

@@ -32,6 +32,8 @@ class Closed:
     path: Path
     number: int
     size: int
+    time: float
+    """When it was written last, in s since 1970."""
 
 
 class _Active:
@@ -94,7 +96,8 @@ class DetectionLog:
             self._newest[path] = newest
             if damaged:
                 self._repair(path, damaged, last=path == files[-1])
-            closed(Closed(path, _number(path), path.stat().st_size))
+            found_now = path.stat()
+            closed(Closed(path, _number(path), found_now.st_size, found_now.st_mtime))
 
     def append(self, payloads: list[bytes], newest_ns: int) -> None:
         """Makes the payloads durable, all or (as far as the caller may believe) none of them.
@@ -183,7 +186,7 @@ class DetectionLog:
         active, self._active = self._active, None
         assert active is not None, "only called with one"
         os.close(active.fd)
-        self._closed.append(Closed(active.path, _number(active.path), active.size))
+        self._closed.append(Closed(active.path, _number(active.path), active.size, time.time()))
 
     def _abandon(self) -> None:
         """After a failed write or sync the kernel may have dropped pages: end this file at what was acknowledged."""
@@ -198,7 +201,7 @@ class DetectionLog:
             _log.warning("log_tail_not_cut", file=active.path.name, error=str(error))
         finally:
             os.close(active.fd)
-            self._closed.append(Closed(active.path, _number(active.path), active.size))
+            self._closed.append(Closed(active.path, _number(active.path), active.size, time.time()))
 
     def _repair(self, path: Path, damaged: list[segments.Span], *, last: bool) -> None:
         try:

@@ -92,7 +92,7 @@ class Queries:
         store, text = names.parse_appearance(name, field)
         if store != self._history.store:
             raise wrong_store(field, self._history.store)
-        found = self._history.book.get(appearance_id(text, name))
+        found = await self._history.reads.appearance(appearance_id(text, name))
         if found is None:
             raise NotFound(name)
         scope = Scope(found.start_ns, found.end_ns + 1, [found.camera])

@@ -83,6 +83,14 @@ class FrameLink:
 
 
 @dataclass(frozen=True, slots=True)
+class Erased:
+    """Appearances that are to be nowhere, and the frames that show any of them."""
+
+    appearances: frozenset[bytes] = frozenset()
+    frames: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class Header:
     """The first record of each log file: whose vectors it holds."""
 

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import numpy as np
-from numpy.typing import NDArray
 
 from history_svc.appearances import Rules
 from history_svc.book import Book
 from history_svc.draft import Draft
 from history_svc.index import Faces, HistoryIndex
-from history_svc.intake import face_score
+from history_svc.intake import face_scores
 from history_svc.ledger import Ledger
 from history_svc.log import Closed
-from history_svc.records import HAS_VECTOR, ROW, Detections, FrameLink, Header, decode, raw_ids
+from history_svc.records import (
+    HAS_VECTOR,
+    ROW,
+    Detections,
+    Erased,
+    FrameLink,
+    Header,
+    appearance_numbers,
+    decode,
+    raw_ids,
+)
+from history_svc.stored import Stored
 
 
 class OtherData(Exception):
@@ -26,46 +34,50 @@ class OtherData(Exception):
         return cls(f"holds {found.model} embeddings of store {found.store}, not {wanted.model} of {wanted.store}")
 
 
-Find = Callable[[Sequence[bytes], NDArray[np.int64]], dict[bytes, bytes]]
-"""sealed.index.SegmentedIndex.find"""
-
-
-def _none(_detections: Sequence[bytes], _times: NDArray[np.int64]) -> dict[bytes, bytes]:
-    return {}
-
-
 class Replay:
     """Hands the records of a log to a book and an index."""
 
     def __init__(
-        self, header: Header, book: Book, index: HistoryIndex, rules: Rules, ledger: Ledger, find: Find = _none
+        self,
+        header: Header,
+        book: Book,
+        index: HistoryIndex,
+        rules: Rules,
+        ledger: Ledger,
+        stored: Stored,
+        erased: Erased = Erased(),  # noqa: B008 - it cannot be changed
     ) -> None:
-        """`find` knows the appearances of detections in sealed segments."""
+        """What was `erased` is left out."""
         self._header, self._book, self._index, self._rules, self._ledger = header, book, index, rules, ledger
-        self._find = find
-        self._payload = -1  # of the file that is read
+        self._stored, self._erased = stored, erased
+        self._here: set[bytes] = set()  # detections of the file that is read
 
     def closed(self, closed: Closed) -> None:
         """The records after this are another file's."""
         self._ledger.close(closed)
-        self._payload = -1
+        self._here.clear()
 
     def apply(self, payload: bytes) -> int | None:
         """Takes one record over; returns its newest event time in ns, None when it has none.
 
         Raises ValueError for a record that cannot be read, OtherData for one that is not ours.
         """
-        self._payload += 1
         content = decode(payload, self._header.dimension)
         if isinstance(content, Header):
             if content != self._header:
                 raise OtherData.of(content, self._header)
             return None
         if isinstance(content, FrameLink):
-            self._book.put_frame(content.frame, content.appearances)
-            self._ledger.note(0, 0, content.appearances)
-            return content.frame.time_ns
+            return self._apply_frame(content)
         return self._apply_detections(content)
+
+    def _apply_frame(self, link: FrameLink) -> int:
+        if link.frame.id not in self._erased.frames:
+            draft = Draft(self._book, self._rules, self._stored.shelved((), (), link.appearances))
+            draft.link(link)
+            draft.commit()
+            self._ledger.note(0, 0, draft.touched())
+        return link.frame.time_ns
 
     def _apply_detections(self, batch: Detections) -> int | None:
         rows = batch.rows
@@ -75,9 +87,10 @@ class Replay:
         flags = rows["flags"].tolist()
         detections, appearances = raw_ids(rows["detection"]), raw_ids(rows["appearance"])
         times, tracks = rows["time_ns"].tolist(), [batch.tracks[track] for track in rows["track"].tolist()]
-        confidences = rows["face_confidence"].tolist()
-        areas = (rows["face_box"][:, 2].astype(np.float64) * rows["face_box"][:, 3]).tolist()
-        draft = Draft(self._book, self._rules, self._find(detections, rows["time_ns"]))
+        scores = face_scores(rows).tolist()
+        sights = list(zip(tracks, times, strict=True))
+        # An appearance that a segment has, and that goes on here, is near.
+        draft = Draft(self._book, self._rules, self._stored.shelved(detections, sights, ()))
         taken: list[int] = []
         taken_faces: list[int] = []
         face = -1
@@ -86,32 +99,29 @@ class Replay:
             if flags[at] & HAS_VECTOR:
                 face += 1
                 vector = batch.vectors[face]
+            if appearances[at] in self._erased.appearances:
+                continue
             # Written but not acknowledged, then sent and written again.
             if draft.known(detection) is not None:
-                self._ledger.repeat(self._payload, at)
+                if detection not in self._here:
+                    self._ledger.repeat(detection)
                 continue
             row = raw[at * size : (at + 1) * size]
-            score = face_score(flags[at], confidences[at], areas[at])
-            draft.place(detection, appearances[at], tracks[at], times[at], row, score, vector)
+            draft.place(detection, appearances[at], tracks[at], times[at], row, scores[at], vector)
+            self._here.add(detection)
             if vector is not None:
                 taken.append(at)
                 taken_faces.append(face)
         draft.commit()
         self._ledger.note(len(rows), len(taken), draft.touched())
         if taken:
-            numbers = batch.first_face + np.array(taken_faces, np.int64)
             self._index.add(
                 Faces(
-                    numbers,
-                    np.array([self._number(appearances[at]) for at in taken], np.int64),
+                    batch.first_face + np.array(taken_faces, np.int64),
+                    appearance_numbers(rows["appearance"][taken]),
                     [tracks[at][0] for at in taken],
                     rows[taken],
                     batch.vectors[taken_faces],
                 )
             )
         return int(max(times))
-
-    def _number(self, appearance_id: bytes) -> int:
-        appearance = self._book.get(appearance_id)
-        assert appearance is not None, "committed above"
-        return appearance.number

@@ -1,9 +1,12 @@
-"""Moves closed log files into sealed segments, while appends and searches go on. Of the loop's thread."""
+"""Moves closed log files into sealed segments, and small segments into larger ones, while appends and searches go on.
+
+Of the loop's thread; the work is done in one of its own.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -12,13 +15,18 @@ import structlog
 from history_svc import metrics
 from history_svc.ledger import Ledger, LogFile
 from history_svc.log import DetectionLog
+from history_svc.records import Erased
 from history_svc.sealed.directory import Directory
 from history_svc.sealed.faces import SealedFaces
 from history_svc.sealed.index import SegmentedIndex
 from history_svc.sealed.manifest import Damaged
+from history_svc.sealed.merging import mergeable
+from history_svc.settings import Settings
 
 _log = structlog.get_logger(__name__)
 _RETRY_SECONDS: Final = 5.0
+_LOOK_SECONDS: Final = 60.0
+_NS: Final = 1_000_000_000
 
 
 class Sealing:
@@ -30,13 +38,17 @@ class Sealing:
         directory: Directory,
         ledger: Ledger,
         log: DetectionLog,
-        faces: int,
-        take: Callable[[SealedFaces], Awaitable[None]],
+        settings: Settings,
+        take: Callable[[SealedFaces, Sequence[LogFile]], Awaitable[None]],
     ) -> None:
-        """`faces` fill a segment; `take` hands a new one to whoever asks."""
+        """`take` hands a new segment of log files to whoever asks."""
         self._take = take
         self.lock = asyncio.Lock()
-        self._index, self._directory, self._ledger, self._log, self._faces = index, directory, ledger, log, faces
+        self.erased = Erased()
+        """What no new segment has."""
+        self._index, self._directory, self._ledger, self._log = index, directory, ledger, log
+        self._faces, self._every_seconds = settings.seal_faces, settings.index_every_seconds
+        self._span_ns = int(settings.seal_seconds * _NS)
         self._wake = asyncio.Event()
         self._wake.set()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="seal")
@@ -46,17 +58,25 @@ class Sealing:
         self._wake.set()
 
     async def run(self) -> None:
-        """Seals whatever fills a segment, for ever."""
+        """Seals and merges whatever is due, for ever."""
         while True:
-            await self._wake.wait()
+            try:
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass  # log files get old, too
             self._wake.clear()
             while True:
                 async with self.lock:
-                    logs = self._ledger.full(self._faces)
-                    sealed = bool(logs) and await self._seal(logs)
-                if not logs:
+                    try:
+                        worked = await self._seal_due() or await self._merge()
+                    except (OSError, Damaged) as error:
+                        metrics.SEAL_FAILURES.inc()
+                        _log.error("seal_failed", error=str(error))
+                        worked = None
+                if worked is False:
                     break
-                if not sealed:
+                if worked is None:
                     await asyncio.sleep(_RETRY_SECONDS)
 
     async def verify(self) -> None:
@@ -68,6 +88,21 @@ class Sealing:
                     continue
                 if not await loop.run_in_executor(self._thread, self._directory.verify, segment):
                     self._index.forget([segment])
+
+    async def seal_all(self) -> int:
+        """Moves every closed log file into segments; returns how many there were. Under `lock`. Raises as `_seal`."""
+        logs = self._ledger.all()
+        if logs:
+            await self._seal(logs)
+        return len(logs)
+
+    async def rewrite(self, segments: Sequence[SealedFaces]) -> SealedFaces:
+        """Makes one of these, without what was erased. Under `lock`. Raises OSError, Damaged."""
+        loop = asyncio.get_running_loop()
+        made = await loop.run_in_executor(self._thread, self._directory.rewrite, segments, self.erased)
+        self._index.exchange(segments, made)
+        await loop.run_in_executor(self._thread, self._directory.remove, segments)
+        return made
 
     async def drop_before(self, time_ns: int) -> int:
         """Unlinks the segments that hold nothing from `time_ns` on; returns how many. Call it under `lock`."""
@@ -81,18 +116,26 @@ class Sealing:
         """Waits for what is being written."""
         self._thread.shutdown()
 
-    async def _seal(self, logs: list[LogFile]) -> bool:
+    async def _seal_due(self) -> bool:
+        logs = self._ledger.due()
+        if logs:
+            await self._seal(logs)
+        return bool(logs)
+
+    async def _seal(self, logs: Sequence[LogFile]) -> None:
         loop = asyncio.get_running_loop()
-        try:
-            segment = await loop.run_in_executor(self._thread, self._directory.seal, logs)
-        except (OSError, Damaged) as error:
-            metrics.SEAL_FAILURES.inc()
-            _log.error("seal_failed", error=str(error), log_files=len(logs))
-            return False
-        await self._take(segment)
+        segment = await loop.run_in_executor(self._thread, self._directory.seal, logs, self._every_seconds, self.erased)
+        await self._take(segment, logs)
         paths = [one.closed.path for one in logs]
         self._ledger.drop(paths)
         await loop.run_in_executor(self._thread, self._log.remove, paths)
         manifest = segment.manifest
         _log.info("sealed", segment=manifest.directory, faces=manifest.faces, detections=manifest.rows)
+
+    async def _merge(self) -> bool:
+        wanted = mergeable([one.manifest for one in self._index.segments], self._faces, self._span_ns)
+        if not wanted:
+            return False
+        made = await self.rewrite([one for one in self._index.segments if one.manifest in wanted])
+        _log.info("merged", segments=len(wanted), segment=made.manifest.directory, faces=made.manifest.faces)
         return True

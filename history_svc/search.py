@@ -50,10 +50,10 @@ class Searches:
         hits: list[Hit] = []
         size = found.rows.dtype.itemsize
         raw = found.rows.tobytes()
-        for at, (number, similarity) in enumerate(
-            zip(found.appearances.tolist(), found.similarities.tolist(), strict=True)
-        ):
-            appearance = self._history.book.numbered(number)
+        numbers = found.appearances.tolist()
+        appearances = await self._history.reads.numbered(numbers)
+        for at, (number, similarity) in enumerate(zip(numbers, found.similarities.tolist(), strict=True)):
+            appearance = appearances.get(number)
             if appearance is not None:  # not too old meanwhile
                 hits.append(Hit(appearance, similarity, raw[at * size : (at + 1) * size]))
         hits.sort(key=by_similarity)

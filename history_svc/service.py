@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Iterable, Sequence
-from itertools import islice
 from typing import Any
 
 from google.api import httpbody_pb2
@@ -120,11 +119,7 @@ class HistoryServicer(history_pb2_grpc.HistoryServiceServicer):
         scope = self._scope(request.interval, request.cameras, _FOREVER)
         after = (int(state["start_ns"]), bytes.fromhex(state["id"])) if state else None
         floor = max(scope.start_ns, self._history.oldest_ns())
-        found = self._history.book.newest_first(floor, scope.end_ns, after)
-        if scope.cameras is not None:
-            wanted = set(scope.cameras)
-            found = (one for one in found if one.camera in wanted)
-        page = list(islice(found, size + 1))
+        page = await self._history.reads.newest_first(floor, scope.end_ns, after, size + 1, scope.cameras)
         response = history_pb2.ListAppearancesResponse(
             appearances=[translate.appearance(self._history.store, one) for one in page[:size]]
         )
@@ -136,7 +131,9 @@ class HistoryServicer(history_pb2_grpc.HistoryServiceServicer):
 
     async def GetAppearance(self, request: history_pb2.GetAppearanceRequest, context: Any) -> history_pb2.Appearance:
         store, text = names.parse_appearance(request.name)
-        found = self._history.book.get(appearance_id(text, request.name)) if store == self._history.store else None
+        if store != self._history.store:
+            raise NotFound(request.name)
+        found = await self._history.reads.appearance(appearance_id(text, request.name))
         if found is None or found.end_ns < self._history.oldest_ns():
             raise NotFound(request.name)
         response = translate.appearance(store, found)
@@ -147,8 +144,10 @@ class HistoryServicer(history_pb2_grpc.HistoryServiceServicer):
         self, request: history_pb2.GetFrameRequest, context: Any
     ) -> AsyncIterator[httpbody_pb2.HttpBody]:
         store, frame_id = names.parse_frame(request.name)
-        frame = self._history.book.frame(frame_id) if store == self._history.store else None
-        if frame is None or frame.time_ns < self._history.oldest_ns():
+        if store != self._history.store:
+            raise NotFound(request.name)
+        found = await self._history.reads.frame(frame_id)
+        if found is None or found.frame.time_ns < self._history.oldest_ns():
             raise NotFound(request.name)
         parts = self._history.frames.parts(frame_id)
         content_type = "image/jpeg"

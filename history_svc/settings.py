@@ -59,6 +59,11 @@ class Settings(ServerSettings):
     """A log file that is this old is followed by a new one; files are the unit of retention."""
     seal_faces: Annotated[int, Field(ge=1, le=1 << 20)] = 65_536
     """So many faces in the log become a sealed segment, which is searched on disk."""
+    seal_seconds: Annotated[float, Field(gt=0, le=7 * 86_400)] = 6 * 3600.0
+    """So does what is in the log for so long; segments, the unit of retention, are merged to this span at most."""
+    index_every_seconds: Annotated[float, Field(ge=0, le=3600)] = 1.0
+    """Once sealed, of each appearance the first, the last and the best face and one in so many seconds go on being
+    searched; every face when 0. Every detection is kept either way."""
     max_frame_bytes: Annotated[int, Field(ge=1024, le=64 << 20)] = 8 << 20
     """A larger evidence frame is refused."""
     stream_window: Annotated[int, Field(ge=1, le=1024)] = 32

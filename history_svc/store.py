@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import time
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,17 +23,19 @@ from poi.v1 import history_pb2
 from history_svc import metrics
 from history_svc.appearances import Rules
 from history_svc.book import Book
-from history_svc.draft import Draft
+from history_svc.draft import Draft, Shelved
 from history_svc.frames import FrameFiles
 from history_svc.group import Job, decide
 from history_svc.index import Faces, HistoryIndex
 from history_svc.intake import Batch, Intake, Observation, Upload
-from history_svc.ledger import Ledger
+from history_svc.ledger import Ledger, LogFile
 from history_svc.log import DetectionLog
+from history_svc.reads import Reads
 from history_svc.records import (
     ROW,
     FrameLink,
     Header,
+    appearance_numbers,
     encode_detections,
     encode_frame,
     encode_header,
@@ -41,9 +44,9 @@ from history_svc.replay import OtherData, Replay
 from history_svc.sealed.directory import Directory, OtherHeader
 from history_svc.sealed.faces import SealedFaces
 from history_svc.sealed.index import SegmentedIndex
-from history_svc.sealed.restore import restore
 from history_svc.sealing import Sealing
 from history_svc.settings import Settings
+from history_svc.stored import Stored
 from mesh import names
 from mesh.embeddings import DIMENSIONS, FACE_MODEL
 from mesh.errors import MeshError, NotFound, ResourceExhausted, Unavailable
@@ -78,13 +81,15 @@ class History:
         sealed: SegmentedIndex,
         directory: Directory,
         ledger: Ledger,
+        stored: Stored,
     ) -> None:
         """`index` is `sealed` itself where faces are searched here."""
         self.book, self.index, self.sealed, self.frames = book, index, sealed, frames
+        self.reads = Reads(book, sealed)
         self.store = settings.store
         self._intake = Intake(settings.store, FACE_MODEL, DIMENSIONS[FACE_MODEL], settings.max_frame_bytes)
-        self._settings, self._log, self._ledger = settings, log, ledger
-        self._sealing = Sealing(sealed, directory, ledger, log, settings.seal_faces, self._take)
+        self._settings, self._log, self._ledger, self._stored = settings, log, ledger, stored
+        self._sealing = Sealing(sealed, directory, ledger, log, settings, self._take)
         self._rules = _rules(settings)
         self._jobs: asyncio.Queue[Job] = asyncio.Queue()
         self._deciding = asyncio.Lock()
@@ -108,34 +113,33 @@ class History:
         )
         rules = _rules(settings)
         book = Book(rules.gap_ns)
-        ledger = Ledger(book)
+        ledger = Ledger(book, settings.seal_faces, settings.seal_seconds)
         sealed = SegmentedIndex(header.dimension, settings.search_threads)
+        stored = Stored(sealed, book, rules.gap_ns)
         index = _index(settings, header, sealed)
         try:
             directory = Directory(settings.data_dir / "segments", settings.data_dir / "quarantine", header)
-            for segment in directory.open():
+            for segment in directory.open(settings.search_threads):
                 sealed.take(segment)
+                stored.note(segment)
                 log.discard(segment.manifest.first_log, segment.manifest.last_log)
                 if index is not sealed:
                     index.add(segment.faces())  # what it has of them it only learns to name
         except OtherHeader as error:
             raise OtherData.of(error.header, header) from None
-        restore(book, sealed.segments)
-        replay = Replay(header, book, index, rules, ledger, sealed.find)
+        replay = Replay(header, book, index, rules, ledger, stored)
         log.recover(replay.apply, replay.closed)
         frames = FrameFiles(settings.data_dir / "frames")
-        history = cls(settings, log, frames, book, index, sealed, directory, ledger)
+        history = cls(settings, log, frames, book, index, sealed, directory, ledger, stored)
         floor = history.oldest_ns()
         book.drop_before(floor)
         index.drop_before(floor)
-        orphans = history.frames.remove_others(book.frame_ids())
         history._gauge()
         _log.info(
             "history_opened",
             detections=history.detection_count,
-            appearances=len(book),
+            appearances=history.appearance_count,
             faces=len(index),
-            orphan_frames=orphans,
             seconds=round(time.perf_counter() - started, 3),
         )
         return history
@@ -150,6 +154,11 @@ class History:
     def detection_count(self) -> int:
         """How many detections are kept."""
         return self.book.detection_count + sum(one.manifest.rows for one in self.sealed.segments)
+
+    @property
+    def appearance_count(self) -> int:
+        """About how many appearances are kept."""
+        return self.book.fresh + sum(one.manifest.fresh for one in self.sealed.segments)
 
     def oldest_ns(self) -> int:
         """What is older is neither taken nor found."""
@@ -194,17 +203,17 @@ class History:
             async with self._sealing.lock:
                 async with self._deciding:
                     floor = self.oldest_ns()
-                    expired = self.book.drop_before(floor)
+                    self.book.drop_before(floor)
                     self.index.drop_before(floor)
                     self.sealed.drop_before(floor)
                     files = await loop.run_in_executor(self._writer, self._log.drop_before, floor)
                     self._file_closed()
                     self._ledger.drop(files)
                 segments = await self._sealing.drop_before(floor)
-            await loop.run_in_executor(self._frame_writers, self.frames.remove, expired)
+            # FRAMES
             self._gauge()
-            if files or segments or expired:
-                _log.info("expired", log_files=len(files), segments=segments, frames=len(expired))
+            if files or segments:
+                _log.info("expired", log_files=len(files), segments=segments)
 
     def _file_closed(self) -> None:
         """Log files that were ended may fill a segment now."""
@@ -227,7 +236,8 @@ class History:
         answers: list[MeshError | None] = []
         links: list[FrameLink] = []
         for upload in uploads:
-            unknown = [one for one in upload.appearances if self.book.get(one) is None]
+            known = await self.reads.appearances(upload.appearances)
+            unknown = [one for one in upload.appearances if one not in known]
             if unknown:
                 answers.append(NotFound(names.appearance(self.store, unknown[0].hex())))
                 continue
@@ -245,7 +255,7 @@ class History:
     async def _write_group(self, jobs: list[Job]) -> None:
         loop = asyncio.get_running_loop()
         try:
-            draft = Draft(self.book, self._rules, await self._sealed_detections(jobs))
+            draft = Draft(self.book, self._rules, await self._shelved(jobs))
             group = decide(draft, jobs)
             first_face = self.index.next_number
             payloads = [encode_frame(link) for link in group.links]
@@ -265,14 +275,14 @@ class History:
             raise
         draft.commit()
         self._ledger.note(len(group.rows), len(group.faces), draft.touched())
-        if self._ledger.open_faces >= self._settings.seal_faces:
+        if self._ledger.full:
             await loop.run_in_executor(self._writer, self._log.roll)
         self._file_closed()
         if group.faces:
             self.index.add(
                 Faces(
                     np.arange(first_face, first_face + len(group.faces)),
-                    np.array([self._number(one) for one in group.face_appearances], np.int64),
+                    appearance_numbers(np.frombuffer(b"".join(group.face_appearances), "V16")),
                     group.face_cameras,
                     np.frombuffer(b"".join(group.faces), ROW),
                     vectors,
@@ -286,25 +296,24 @@ class History:
         metrics.GROUP_BATCHES.observe(len(jobs))
         self._gauge()
 
-    async def _sealed_detections(self, jobs: list[Job]) -> dict[bytes, bytes]:
-        """Which of the detections are in a sealed segment, and their appearances there."""
-        newest_ns = max((one.manifest.newest_ns for one in self.sealed.segments), default=-1)
-        asked = [
-            one
-            for job in jobs
-            for one in job.observations
-            if one.time_ns <= newest_ns and self.book.appearance_of(one.detection) is None
-        ]
-        if not asked:
-            return {}
-        detections, times = [one.detection for one in asked], np.array([one.time_ns for one in asked], np.int64)
-        return await asyncio.get_running_loop().run_in_executor(self._writer, self.sealed.find, detections, times)
+    async def _shelved(self, jobs: list[Job]) -> Shelved | None:
+        """What sealed segments have of all that these jobs may need."""
+        asked = [one for job in jobs for one in job.observations if self.book.appearance_of(one.detection) is None]
+        sights = [(one.track, one.time_ns) for one in asked]
+        shown = {one for job in jobs for link in job.links for one in link.appearances}
+        if not self._stored.needed(sights, shown):
+            return None
+        detections = [one.detection for one in asked]
+        shelved = partial(self._stored.shelved, detections, sights, shown)
+        return await asyncio.get_running_loop().run_in_executor(self._writer, shelved)
 
-    async def _take(self, segment: SealedFaces) -> None:
+    async def _take(self, segment: SealedFaces, logs: Sequence[LogFile]) -> None:
         """From now on a segment answers for what is in it."""
         detections = segment.table.ids("detection")
         async with self._deciding:  # a group that is being decided has looked for repeats already
             self.sealed.take(segment)
+            self._stored.note(segment)
+            self.book.shelve(logs[-1].epoch)
         # A few at a time: forgetting 65,536 at once held up every append, and alert, by some 40 ms.
         for start in range(0, len(detections), _FORGET_AT_ONCE):
             async with self._deciding:
@@ -312,11 +321,6 @@ class History:
             await asyncio.sleep(0)
         async with self._deciding:
             self.book.tidy()
-
-    def _number(self, appearance_id: bytes) -> int:
-        appearance = self.book.get(appearance_id)
-        assert appearance is not None, "committed above"
-        return appearance.number
 
     def _start(self, work: Coroutine[Any, Any, list[MeshError | None]]) -> asyncio.Task[list[MeshError | None]]:
         task = asyncio.create_task(work)
@@ -328,7 +332,7 @@ class History:
     def _gauge(self) -> None:
         metrics.ROWS.set(len(self.index))
         metrics.SEGMENTS.set(len(self.sealed.segments))
-        metrics.APPEARANCES.set(len(self.book))
+        metrics.APPEARANCES.set(self.appearance_count)
         metrics.DETECTIONS.set(self.detection_count)
 
     def _close(self) -> None:

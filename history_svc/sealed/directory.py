@@ -5,14 +5,16 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import structlog
 
 from history_svc import metrics
 from history_svc.ledger import LogFile
-from history_svc.records import Header
-from history_svc.sealed import build, files, manifest
+from history_svc.records import Erased, Header
+from history_svc.sealed import build, files, gather, manifest
+from history_svc.sealed.build import Content, Place
 from history_svc.sealed.faces import SealedFaces
 from history_svc.sealed.manifest import Damaged
 from history_svc.segments import fsync_directory
@@ -29,17 +31,26 @@ class Directory:
         fsync_directory(path.parent)
         files.clear_unfinished(path)
 
-    def open(self) -> list[SealedFaces]:
-        """All sound segments, oldest first."""
-        opened = (self._open(path) for path in sorted(self._path.iterdir()) if path.is_dir())
-        return [one for one in opened if one is not None]
+    def open(self, threads: int) -> list[SealedFaces]:
+        """All sound segments, oldest first. What others stand for is removed."""
+        paths = sorted(path for path in self._path.iterdir() if path.is_dir())
+        with ThreadPoolExecutor(threads) as pool:
+            opened = [one for one in pool.map(self._open, paths) if one is not None]
+        replaced = [one for one in opened if any(other.manifest.replaces(one.manifest) for other in opened
+                                                 if other is not one)]  # fmt: skip
+        self.remove(replaced)
+        return [one for one in opened if one not in replaced]
 
-    def seal(self, logs: Sequence[LogFile]) -> SealedFaces:
-        """Makes a segment of log files. Raises Damaged when they cannot be read, OSError."""
-        started = time.perf_counter()
-        written = build.seal(self._path, self._header, logs)
-        metrics.SEAL_SECONDS.observe(time.perf_counter() - started)
-        return SealedFaces(self._path / written.directory, written)
+    def seal(self, logs: Sequence[LogFile], every_seconds: float, erased: Erased) -> SealedFaces:
+        """Makes a segment of log files (gather.from_logs). Raises Damaged when it cannot be read again, OSError."""
+        place = Place(logs[0].closed.number, logs[-1].closed.number)
+        return self._write(place, gather.from_logs(self._header, logs, every_seconds, erased))
+
+    def rewrite(self, segments: Sequence[SealedFaces], erased: Erased) -> SealedFaces:
+        """Makes one segment of several, oldest first, without what was erased. Raises as `seal`, and leaves them."""
+        first, last = segments[0].manifest, segments[-1].manifest
+        place = Place(first.first_log, last.last_log, 1 + max(one.manifest.generation for one in segments))
+        return self._write(place, gather.from_segments(segments, erased))
 
     def remove(self, segments: Sequence[SealedFaces]) -> None:
         """Unlinks segments. Searches that read them go on."""
@@ -81,6 +92,12 @@ class Directory:
         except OSError as error:
             # It is not served all the same; the next start tries again.
             _log.error("put_aside_failed", segment=directory.name, error=str(error))
+
+    def _write(self, place: Place, content: Content) -> SealedFaces:
+        started = time.perf_counter()
+        written = build.write(self._path, self._header, place, content)
+        metrics.SEAL_SECONDS.observe(time.perf_counter() - started)
+        return SealedFaces(self._path / written.directory, written)
 
     def _open(self, directory: Path) -> SealedFaces | None:
         try:

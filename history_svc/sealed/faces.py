@@ -16,6 +16,8 @@ from poi.v1 import common_pb2
 from history_svc.index import Faces, Hits, Probes, Scope, best_per_appearance, cosines
 from history_svc.records import Rows, Vectors
 from history_svc.sealed import build, files
+from history_svc.sealed.appearance_table import AppearanceTable
+from history_svc.sealed.frame_table import FrameTable
 from history_svc.sealed.manifest import Damaged, Manifest
 from history_svc.sealed.tables import KeyTable, RowTable
 
@@ -37,20 +39,30 @@ class SealedFaces:
         self.manifest = manifest
         self._dimension = manifest.header.dimension
         self._index = _load_index(directory, manifest)
-        self._vector_file = files.Mapped(directory / build.VECTORS)
-        self._row_file = _checked(directory, manifest, build.ROWS)
+        self._vector_file, self._row_file, self._key_file, self._appearance_file, self._sum_file, self._frame_file = (
+            files.Mapped(directory / name)
+            for name in (build.VECTORS, build.ROWS, build.KEYS, build.APPEARANCES, build.SUMS, build.FRAMES)
+        )
+        # What is wrong in columns of fixed size gives wrong answers, and is found in the background; in those of any
+        # size it may lead out of the file.
+        _check(self._appearance_file, manifest, build.APPEARANCES)
+        _check(self._frame_file, manifest, build.FRAMES)
         self.table = RowTable(self._row_file.view())
-        self._key_file = _checked(directory, manifest, build.KEYS)
         self._keys = KeyTable(self._key_file.view(), self.table)
-        self.appearance_file = _checked(directory, manifest, build.APPEARANCES)
-        self.frame_file = _checked(directory, manifest, build.FRAMES)
-        self._vectors: NDArray[np.float16] = np.frombuffer(self._vector_file.view(), "<f2").reshape(
+        self.appearances = AppearanceTable(
+            self._appearance_file.view(), self._sum_file.view(), manifest.cameras, self._dimension
+        )
+        self.frames = FrameTable(self._frame_file.view())
+        if (len(self.table), len(self.appearances)) != (manifest.rows, manifest.appearances):
+            raise Damaged("the tables are not of the size that the manifest says")
+        self.vectors: NDArray[np.float16] = np.frombuffer(self._vector_file.view(), "<f2").reshape(
             manifest.faces, self._dimension
         )
         faces = slice(manifest.faces)
         self._times, self._numbers = self.table.times[faces], self.table.numbers[faces]
         self._cameras, self._appearances = self.table.cameras[faces], self.table.appearances[faces]
         self._codes = {name: code for code, name in enumerate(manifest.cameras)}
+        self.trim()
 
     def __len__(self) -> int:
         return self.manifest.faces
@@ -95,19 +107,19 @@ class SealedFaces:
         """As HistoryIndex.faces_of."""
         at = np.flatnonzero(self._appearances == appearance)
         at = at[self._wanted(at, scope)]
-        return self.table.rows(at), self._vectors[at].astype(np.float32)
+        return self.table.rows(at), self.vectors[at].astype(np.float32)
 
     def faces(self) -> Faces:
         """All of them, as they were added."""
         rows = self.table.rows(np.arange(self.manifest.faces))
         names = self.manifest.cameras
         cameras = [names[code] for code in self._cameras.tolist()]
-        return Faces(self._numbers, self._appearances, cameras, rows, self._vectors.astype(np.float32))
+        return Faces(self._numbers, self._appearances, cameras, rows, self.vectors.astype(np.float32))
 
     def trim(self) -> None:
         """Takes what was read off this process; the page cache keeps it while there is room."""
-        self._vector_file.trim()
-        self._row_file.trim()
+        for file in (self._vector_file, self._row_file, self._key_file, self._appearance_file, self._sum_file):
+            file.trim()
 
     def _candidates(self, templates: Vectors, min_similarity: float) -> NDArray[np.intp] | None:
         """Rising places of the faces that may be as similar; None when all have to be read."""
@@ -140,6 +152,8 @@ class SealedFaces:
         mask: NDArray[np.bool_] = (times >= scope.start_ns) & (times < scope.end_ns)
         if scope.before < self.manifest.next_face:
             mask &= self._numbers[at] < scope.before
+        if scope.after > 0:
+            mask &= self._numbers[at] >= scope.after
         if scope.cameras is not None:
             wanted = [self._codes[camera] for camera in scope.cameras if camera in self._codes]
             mask &= np.isin(self._cameras[at], wanted)
@@ -149,7 +163,7 @@ class SealedFaces:
         self, at: NDArray[np.intp], probes: Probes, min_similarity: float
     ) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
         """Those of the faces at these places that are as similar, and their similarities."""
-        vectors = self._vectors[at].astype(np.float32)
+        vectors = self.vectors[at].astype(np.float32)
         aligned = self.table.alignments[at] == common_pb2.ALIGNMENT_ALIGNED
         return cosines(vectors, aligned, at, probes, min_similarity)
 
@@ -163,8 +177,6 @@ def _load_index(directory: Path, manifest: Manifest) -> Any:
     return faiss.deserialize_index(np.frombuffer(content, np.uint8))
 
 
-def _checked(directory: Path, manifest: Manifest, name: str) -> files.Mapped:
-    file = files.Mapped(directory / name)
+def _check(file: files.Mapped, manifest: Manifest, name: str) -> None:
     if zlib.crc32(file.view()) != manifest.files[name].crc32:
         raise Damaged(f"the checksum of {name} is wrong")
-    return file

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
 from history_svc.index import CHUNK_ROWS, FOREVER, ExactIndex, Faces, Hits, Probes, Scope, best_of, run
 from history_svc.records import Rows, Vectors, rounded
 from history_svc.sealed.faces import SealedFaces
+from history_svc.sealed.shelf import Shelf
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,8 @@ class _View:
     segments: tuple[SealedFaces, ...] = ()
     sealed_below: int = 0
     floor_ns: int = -FOREVER
+    removed: frozenset[int] = frozenset()
+    """Appearances that segments may have, and that are found no more."""
 
 
 class SegmentedIndex:
@@ -31,6 +34,7 @@ class SegmentedIndex:
         self._active = ExactIndex(dimension, threads, chunk_rows)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="segments")
         self._view = _View()
+        self._changing = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._active) + sum(map(len, self._view.segments))
@@ -44,53 +48,69 @@ class SegmentedIndex:
         """The sealed segments, oldest first."""
         return self._view.segments
 
+    @property
+    def shelf(self) -> Shelf:
+        """What they know, as of now."""
+        return Shelf(self._view.segments)
+
     def add(self, faces: Faces) -> None:
         # As segments keep them, so that sealing changes no similarity.
         self._active.add(replace(faces, vectors=rounded(faces.vectors)))
 
     def take(self, segment: SealedFaces) -> None:
         """Searches a segment from now on, instead of the faces in memory that are in it. `add`'s thread only."""
-        view = self._view
-        below = max(view.sealed_below, segment.manifest.next_face)
-        self._view = replace(view, segments=(*view.segments, segment), sealed_below=below)
+        with self._changing:
+            view = self._view
+            below = max(view.sealed_below, segment.manifest.next_face)
+            self._view = replace(view, segments=(*view.segments, segment), sealed_below=below)
         self._active.drop_below(below)
 
+    def exchange(self, old: Sequence[SealedFaces], new: SealedFaces) -> None:
+        """Searches a segment instead of others that stand for the same log files."""
+        with self._changing:
+            segments = [*(one for one in self._view.segments if one not in old), new]
+            segments.sort(key=lambda one: one.manifest.first_log)
+            self._view = replace(self._view, segments=tuple(segments))
+
     def forget(self, segments: Sequence[SealedFaces]) -> None:
-        """No longer searches these. `add`'s thread only."""
-        kept = tuple(one for one in self._view.segments if one not in segments)
-        self._view = replace(self._view, segments=kept)
-
-    def find(self, detections: Sequence[bytes], times: NDArray[np.int64]) -> dict[bytes, bytes]:
-        """The appearance of each detection that is in a segment. Blocks: call it in a thread.
-
-        `times` (n,) are the detections' in ns since 1970. An id depends on its time, so only segments of that time are
-        looked into.
-        """
-        found: dict[bytes, bytes] = {}
-        for segment in self._view.segments:
-            found |= segment.find(detections, times)
-        return found
+        """No longer searches these."""
+        with self._changing:
+            kept = tuple(one for one in self._view.segments if one not in segments)
+            self._view = replace(self._view, segments=kept)
 
     def search(self, probes: Probes, min_similarity: float, scope: Scope) -> Hits:
         # In this order: faces that are sealed in between are then in both, and left out of the chunks.
         chunks = self._active.chunks
+        removed = self._view.removed
         segments, scope, active_scope = self._scopes(scope)
         tasks: list[Callable[[], Hits]] = [
             partial(segment.search, probes, min_similarity, scope) for segment in segments
         ]
         tasks += self._active.tasks(chunks, probes, min_similarity, active_scope)
-        return best_of(run(self._pool, tasks))
+        return _without(best_of(run(self._pool, tasks)), removed)
 
     def faces_of(self, appearance: int, scope: Scope) -> tuple[Rows, Vectors]:
         chunks = self._active.chunks
+        removed = self._view.removed
         segments, scope, active_scope = self._scopes(scope)
-        parts = [segment.faces_of(appearance, scope) for segment in segments]
+        parts = [segment.faces_of(appearance, scope) for segment in segments if appearance not in removed]
         parts.append(self._active.faces_in(chunks, appearance, active_scope))
         rows, vectors = zip(*parts, strict=True)
         return np.concatenate(rows), np.concatenate(vectors)
 
+    def remove(self, appearances: Collection[int]) -> int:
+        with self._changing:
+            self._view = replace(self._view, removed=self._view.removed | frozenset(appearances))
+        return self._active.remove(appearances)
+
+    def removed_for_good(self, appearances: Collection[int]) -> None:
+        """No segment has faces of these any more."""
+        with self._changing:
+            self._view = replace(self._view, removed=self._view.removed - frozenset(appearances))
+
     def drop_before(self, time_ns: int) -> None:
-        self._view = replace(self._view, floor_ns=max(self._view.floor_ns, time_ns))
+        with self._changing:
+            self._view = replace(self._view, floor_ns=max(self._view.floor_ns, time_ns))
         self._active.drop_before(time_ns)
 
     def close(self) -> None:
@@ -103,3 +123,10 @@ class SegmentedIndex:
         scope = replace(scope, start_ns=max(scope.start_ns, view.floor_ns))
         segments = [one for one in view.segments if one.overlaps(scope)]
         return segments, scope, replace(scope, after=max(scope.after, view.sealed_below))
+
+
+def _without(hits: Hits, removed: frozenset[int]) -> Hits:
+    if not removed:
+        return hits
+    kept = ~np.isin(hits.appearances, list(removed))
+    return Hits(hits.appearances[kept], hits.similarities[kept], hits.numbers[kept], hits.rows[kept])

@@ -14,7 +14,7 @@ from history_svc.sealed import files
 from history_svc.sealed.files import Sums
 
 NAME: Final = "manifest.json"
-_VERSION: Final = 1
+_VERSION: Final = 2
 
 
 class Damaged(Exception):
@@ -30,8 +30,13 @@ class Manifest:
     first_log: int
     last_log: int
     """The log files that it stands for."""
+    generation: int
+    """Of several with the same log files the highest is the segment."""
     rows: int
     faces: int
+    appearances: int
+    fresh: int
+    """How many of the appearances are in no earlier segment."""
     next_face: int
     """One more than the highest number of its faces."""
     oldest_ns: int
@@ -40,14 +45,23 @@ class Manifest:
     latest_ns: int
     """Of its rows, its appearances and its frames."""
     cameras: tuple[str, ...]
-    """Those of its rows; a row's camera is a place in here."""
+    """Those of its rows and appearances, which name a place in here."""
+    camera_rows_ns: tuple[int, ...]
+    camera_ends_ns: tuple[int, ...]
+    """Of each camera the newest row, and the newest end of an appearance; -1 without one."""
     files: dict[str, Sums]
     """Every file but this one."""
 
     @property
     def directory(self) -> str:
         """The name of the segment's directory."""
-        return f"{self.first_log:012d}-{self.last_log:012d}"
+        return f"{self.first_log:012d}-{self.last_log:012d}.{self.generation}"
+
+    def replaces(self, other: Manifest) -> bool:
+        """Whether all that is in `other` is in this one, or was erased."""
+        if (self.first_log, self.last_log) == (other.first_log, other.last_log):
+            return self.generation > other.generation
+        return self.first_log <= other.first_log and other.last_log <= self.last_log
 
 
 def save(directory: Path, manifest: Manifest) -> None:
@@ -66,7 +80,8 @@ def load(directory: Path) -> Manifest:
         if body.pop("version") != _VERSION:
             raise Damaged("the segment is of another version")
         body["header"] = Header(**body["header"])
-        body["cameras"] = tuple(body["cameras"])
+        for name in ("cameras", "camera_rows_ns", "camera_ends_ns"):
+            body[name] = tuple(body[name])
         body["files"] = {name: Sums(**sums) for name, sums in body["files"].items()}
         manifest = Manifest(**body)
         for name, sums in manifest.files.items():

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from history_svc.appearances import Appearance, Rules, Vector
 from history_svc.book import Book
 from history_svc.draft import Draft
-from history_svc.index import ExactIndex
 from history_svc.ledger import Ledger
 from history_svc.records import HAS_VECTOR, PACKED, Header, encode_detections
 from history_svc.replay import Replay
+from history_svc.sealed.index import SegmentedIndex
+from history_svc.stored import Stored
 from tests.support import similar, unit
 
 SECOND = 1_000_000_000
@@ -69,8 +70,9 @@ class Track:
 
     def replayed(self) -> Book:
         """The book that a restart makes of the records."""
-        book, index = Book(RULES.gap_ns), ExactIndex(256, 1)
-        replay = Replay(Header("s", "m", 256), book, index, RULES, Ledger(book))
+        book, index = Book(RULES.gap_ns), SegmentedIndex(256, 1)
+        stored = Stored(index, book, RULES.gap_ns)
+        replay = Replay(Header("s", "m", 256), book, index, RULES, Ledger(book, 1000, 1000.0), stored)
         for record in self.records:
             replay.apply(record)
         index.close()

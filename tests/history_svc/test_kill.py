@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from history_svc.index import Probes, Scope
+from history_svc.records import appearance_number
 from history_svc.store import History
 from tests.history_svc import grinder
 from tests.support import unit
@@ -63,11 +64,13 @@ def _check(history: History, acknowledged: dict[int, list[bytes]], begin_ns: int
             detections.append(bytes.fromhex(one.detection_id))
             times.append(begin_ns + number * SECOND)
             owners.append(owner)
-    sealed = history.sealed.find(detections, np.array(times, np.int64)) if detections else {}
+    shelf = history.sealed.shelf
+    sealed = shelf.detections(detections, np.array(times, np.int64)) if detections else {}
+    shelved = shelf.with_ids(set(owners))
     for detection, owner in zip(detections, owners, strict=True):
         stored = history.book.appearance_of(detection)
         assert (stored.id if stored is not None else sealed.get(detection)) == owner
-        assert history.book.get(owner) is not None
+        assert history.book.get(owner) is not None or owner in shelved
 
     faces: dict[bytes, set[int]] = {}
     for person in range(grinder.BATCH):
@@ -82,9 +85,7 @@ def _check(history: History, acknowledged: dict[int, list[bytes]], begin_ns: int
         if not owners:
             continue
         owner = owners[-grinder.BATCH + person]
-        found = history.book.get(owner)
-        assert found is not None
-        rows, _ = history.index.faces_of(found.number, Scope())
+        rows, _ = history.index.faces_of(appearance_number(owner), Scope())
         seen = rows["detection"].tolist()
         assert len(set(seen)) == len(seen)
         assert {one for one, of in zip(detections, owners, strict=True) if of == owner} <= set(seen)

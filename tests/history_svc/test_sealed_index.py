@@ -45,9 +45,11 @@ class Sealing(SegmentedIndex):
             np.concatenate([one.appearances for one in waiting]),
             [],
             [],
+            next_face=self.next_number,
+            fresh=0,
         )
         number = len(self.segments) + 1
-        written = build.write(self.path / "segments", self.header, number, number, content)
+        written = build.write(self.path / "segments", self.header, build.Place(number, number), content)
         self.take(SealedFaces(self.path / "segments" / written.directory, written))
 
 

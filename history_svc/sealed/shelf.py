@@ -1,0 +1,137 @@
+"""What sealed segments know of appearances, frames and detections."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from history_svc.appearances import Appearance
+from history_svc.records import FrameLink, Track, appearance_number
+from history_svc.sealed.faces import SealedFaces
+
+_FOREVER = 1 << 62
+
+
+class Shelf:
+    """The segments at one moment. An appearance may be in several: the newest state is the one that counts.
+
+    Never changes; any thread. Blocks: what is asked for is read from disk.
+    """
+
+    def __init__(self, segments: Sequence[SealedFaces]) -> None:
+        """`segments`, oldest first."""
+        self._newest_first = segments[::-1]
+
+    def with_numbers(self, numbers: Iterable[int], *, sums: bool = False) -> dict[int, Appearance]:
+        """The appearances with these numbers, as far as they are here; with the sums of their faces if asked for."""
+        found: dict[int, Appearance] = {}
+        for segment, _, places in self._places(np.fromiter(numbers, np.int64)):
+            found |= {one.number: one for one in segment.appearances.read(places, sums=sums)}
+        return found
+
+    def with_ids(self, ids: Iterable[bytes], *, sums: bool = False) -> dict[bytes, Appearance]:
+        """The appearances with these ids, as far as they are here."""
+        wanted = set(ids)
+        found = self.with_numbers([appearance_number(one) for one in wanted], sums=sums)
+        return {one.id: one for one in found.values() if one.id in wanted}
+
+    def near(self, sights: Iterable[tuple[Track, int]], gap_ns: int) -> dict[bytes, Appearance]:
+        """The appearances of tracks that are within the gap of a time in ns, with the sums of their faces."""
+        spans: dict[Track, tuple[int, int]] = {}
+        for track, time_ns in sights:
+            first, last = spans.get(track, (time_ns, time_ns))
+            spans[track] = min(first, time_ns), max(last, time_ns)
+        ids: set[bytes] = set()
+        for segment in self._newest_first:
+            for track, (first, last) in spans.items():
+                if segment.manifest.latest_ns >= first - gap_ns:
+                    places = segment.appearances.of_track(track, first - gap_ns, last + gap_ns)
+                    ids.update(segment.appearances.ids(places) if len(places) else ())
+        found = self.with_ids(ids, sums=True)
+        return {key: one for key, one in found.items() if (one.camera, one.object_id) in spans}
+
+    def newest_first(
+        self,
+        start_ns: int | None,
+        end_ns: int | None,
+        after: tuple[int, bytes] | None,
+        cameras: Collection[str] | None,
+        limit: int,
+        leave_out: Collection[int],
+    ) -> list[Appearance]:
+        """As book.Book.newest_first; without those whose numbers are in `leave_out`."""
+        begin = -_FOREVER if start_ns is None else start_ns
+        end = _FOREVER if end_ns is None else end_ns
+        parts = []
+        for at, segment in enumerate(self._newest_first):
+            places = segment.appearances.overlapping(begin, end, cameras)
+            if after is not None:
+                places = places[segment.appearances.starts[places] <= after[0]]
+            if len(places):
+                parts.append((np.full(len(places), at), places, segment.appearances.starts[places]))
+        if not parts:
+            return []
+        of, places, starts = (np.concatenate(column) for column in zip(*parts, strict=True))
+        order = np.argsort(-starts, kind="stable")
+        found: list[Appearance] = []
+        taken = 0
+        while taken < len(order) and len(found) < limit:
+            # Whole runs of one start, so that ids decide the order within them.
+            last = starts[order[min(taken + limit, len(order)) - 1]]
+            until = int(np.searchsorted(-starts[order], -last, "right"))
+            batch = order[taken:until]
+            found += self._current(of[batch], places[batch], after, leave_out)
+            taken = until
+        return found[:limit]
+
+    def frame(self, frame_id: str) -> FrameLink | None:
+        """The frame with this id and what it shows."""
+        found = (segment.frames.find(frame_id) for segment in self._newest_first)
+        return next((link for link in found if link is not None), None)
+
+    def detections(self, detections: Sequence[bytes], times: NDArray[np.int64]) -> dict[bytes, bytes]:
+        """The appearance of each detection that is here; `times` (n,) are theirs, in ns since 1970."""
+        found: dict[bytes, bytes] = {}
+        for segment in self._newest_first:
+            found |= segment.find(detections, times)
+        return found
+
+    def _current(
+        self,
+        of: NDArray[np.int64],
+        places: NDArray[np.intp],
+        after: tuple[int, bytes] | None,
+        leave_out: Collection[int],
+    ) -> list[Appearance]:
+        """Of states at places in segments those that are the newest of their appearance; by (start, id) falling."""
+        states: list[tuple[int, Appearance]] = []
+        for at in np.unique(of).tolist():
+            states += [(at, one) for one in self._newest_first[at].appearances.read(places[of == at])]
+        newest: dict[int, int] = {}
+        for _, at, found in self._places(np.array([one.number for _, one in states], np.int64), numbers_only=True):
+            newest |= dict.fromkeys(found.tolist(), at)
+        kept = [
+            one
+            for at, one in states
+            if newest[one.number] == at
+            and one.number not in leave_out
+            and (after is None or (one.start_ns, one.id) < after)
+        ]
+        kept.sort(key=lambda one: (one.start_ns, one.id), reverse=True)
+        return kept
+
+    def _places(
+        self, numbers: NDArray[np.int64], *, numbers_only: bool = False
+    ) -> Iterable[tuple[SealedFaces, int, NDArray[np.int64]]]:
+        """Where the newest states of these appearances are: places (or the numbers found) in the at-th segment."""
+        numbers = np.unique(numbers)
+        for at, segment in enumerate(self._newest_first):
+            if not len(numbers):
+                return
+            places = segment.appearances.with_numbers(numbers)
+            here = places >= 0
+            if here.any():
+                yield segment, at, numbers[here] if numbers_only else places[here]
+                numbers = numbers[~here]
