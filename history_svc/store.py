@@ -23,7 +23,7 @@ from history_svc import metrics
 from history_svc.appearances import Rules
 from history_svc.book import Book
 from history_svc.draft import Draft
-from history_svc.frames import FrameFiles
+from history_svc.frames import FrameStore
 from history_svc.group import Job, decide
 from history_svc.index import Faces, HistoryIndex
 from history_svc.intake import Batch, Intake, Observation, Upload
@@ -43,6 +43,7 @@ from history_svc.sealed.faces import SealedFaces
 from history_svc.sealed.index import SegmentedIndex
 from history_svc.sealed.restore import restore
 from history_svc.sealing import Sealing
+from history_svc.seam import Seam
 from history_svc.settings import Settings
 from mesh import names
 from mesh.embeddings import DIMENSIONS, FACE_MODEL
@@ -52,6 +53,8 @@ _log = structlog.get_logger(__name__)
 _NS = 1_000_000_000
 _GROUP_DETECTIONS = 1024
 _FORGET_AT_ONCE = 4096
+_ORPHANS_AFTER_SECONDS = 600.0
+"""By then ingest has sent again what was under way, and an object store's clock may be minutes off."""
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -72,7 +75,7 @@ class History:
         self,
         settings: Settings,
         log: DetectionLog,
-        frames: FrameFiles,
+        frames: FrameStore,
         book: Book,
         index: HistoryIndex,
         sealed: SegmentedIndex,
@@ -90,7 +93,6 @@ class History:
         self._deciding = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="log")
-        self._frame_writers = ThreadPoolExecutor(2, thread_name_prefix="frames")
 
     @classmethod
     def open(cls, settings: Settings) -> History:
@@ -123,19 +125,17 @@ class History:
         restore(book, sealed.segments)
         replay = Replay(header, book, index, rules, ledger, sealed.find)
         log.recover(replay.apply, replay.closed)
-        frames = FrameFiles(settings.data_dir / "frames")
+        frames = FrameStore.open(settings.frames_url, settings.data_dir / "frames", Seam())
         history = cls(settings, log, frames, book, index, sealed, directory, ledger)
         floor = history.oldest_ns()
         book.drop_before(floor)
         index.drop_before(floor)
-        orphans = history.frames.remove_others(book.frame_ids())
         history._gauge()
         _log.info(
             "history_opened",
             detections=history.detection_count,
             appearances=len(book),
             faces=len(index),
-            orphan_frames=orphans,
             seconds=round(time.perf_counter() - started, 3),
         )
         return history
@@ -194,17 +194,23 @@ class History:
             async with self._sealing.lock:
                 async with self._deciding:
                     floor = self.oldest_ns()
-                    expired = self.book.drop_before(floor)
+                    self.book.drop_before(floor)
                     self.index.drop_before(floor)
                     self.sealed.drop_before(floor)
                     files = await loop.run_in_executor(self._writer, self._log.drop_before, floor)
                     self._file_closed()
                     self._ledger.drop(files)
                 segments = await self._sealing.drop_before(floor)
-            await loop.run_in_executor(self._frame_writers, self.frames.remove, expired)
+            frames = await self.frames.drop_before(floor)
             self._gauge()
-            if files or segments or expired:
-                _log.info("expired", log_files=len(files), segments=segments, frames=len(expired))
+            if files or segments or frames:
+                _log.info("expired", log_files=len(files), segments=segments, frames=frames)
+
+    async def remove_orphan_frames(self) -> None:
+        """Removes, once, the frames that a process wrote before this one and was killed before it recorded them."""
+        await asyncio.sleep(_ORPHANS_AFTER_SECONDS)
+        orphans = await self.frames.remove_orphans(lambda ids: self.book.frame_ids().intersection(ids))
+        _log.info("orphan_frames_removed", frames=orphans)
 
     def _file_closed(self) -> None:
         """Log files that were ended may fill a segment now."""
@@ -223,7 +229,6 @@ class History:
     ) -> list[MeshError | None]:
         if detections is not None:
             await detections  # a frame may show an appearance that begins in the same request
-        loop = asyncio.get_running_loop()
         answers: list[MeshError | None] = []
         links: list[FrameLink] = []
         for upload in uploads:
@@ -231,10 +236,7 @@ class History:
             if unknown:
                 answers.append(NotFound(names.appearance(self.store, unknown[0].hex())))
                 continue
-            try:
-                await loop.run_in_executor(self._frame_writers, self.frames.save, upload.frame.id, upload.image)
-            except OSError as error:
-                raise _refused(error) from error
+            await self.frames.save(upload.frame, upload.image)
             links.append(FrameLink(upload.frame, upload.appearances))
             answers.append(None)
         if links:
@@ -333,7 +335,6 @@ class History:
 
     def _close(self) -> None:
         self._sealing.close()
-        self._frame_writers.shutdown()
         self._writer.shutdown()
         self._log.close()
         self.index.close()
