@@ -27,7 +27,7 @@ from history_svc.segments import fsync_directory
 from mesh.errors import MeshError, ResourceExhausted, Unavailable
 
 if TYPE_CHECKING:
-    from obstore.store import ClientConfig, ObjectStore, RetryConfig
+    from obstore.store import ObjectStore, RetryConfig
 
 _log = structlog.get_logger(__name__)
 
@@ -37,7 +37,6 @@ _LISTED_AT_ONCE: Final = 1000
 """As many as S3 deletes with one request."""
 # Whoever waits asks again: an outage is better told within seconds than sat out for the library's three minutes.
 _RETRY: Final[RetryConfig] = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
-_CLIENT: Final[ClientConfig] = {"connect_timeout": timedelta(seconds=3), "timeout": timedelta(seconds=15)}
 
 
 class Listed(NamedTuple):
@@ -53,10 +52,21 @@ def remote(url: str) -> ObjectStore:
 
     Credentials and endpoint are those of the environment (AWS_*). Raises ValueError.
     """
+    _check_endpoint()
     try:
-        return from_url(url, retry_config=_RETRY, client_options=_CLIENT)
+        return from_url(url, retry_config=_RETRY)  # client options here would displace those of the environment
     except BaseError as error:
         raise ValueError(_first_line(error)) from None
+
+
+def _check_endpoint() -> None:
+    """What is wrong here would panic inside the library, or fail with each frame."""
+    for name in ("AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        endpoint = os.environ.get(name, "")
+        if endpoint and not re.fullmatch(r"https?://[^\s/?#@:]+(:\d{1,5})?(/[^\s?#]*)?", endpoint):
+            raise ValueError(f"{name} is not http[s]://HOST[:PORT]")
+        if endpoint.startswith("http:") and os.environ.get("AWS_ALLOW_HTTP", "").lower() not in ("true", "1"):
+            raise ValueError(f"{name} has no TLS: use https, or set AWS_ALLOW_HTTP=true")
 
 
 def directory_of(url: str) -> Path:
