@@ -24,6 +24,7 @@ from mesh import errors, names
 _DROPPED = prometheus_client.Counter("poi_ingest_dropped_frames", "Frames given up as history was too far behind.")
 
 _MOST_WANTING = 1000
+_MOST_CAMERAS = 10_000
 _WEIGHTIEST = (
     history_pb2.FRAME_KIND_UNSPECIFIED,
     history_pb2.FRAME_KIND_BEST,
@@ -68,6 +69,7 @@ class Evidence:
         ask: Callable[[str], bool],
         wait_seconds: float,
         on_problem: Callable[[str, Problem], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`ask(camera_id)` sends the command; `on_problem(camera, ...)` is told of frames that were refused."""
         self._store = store
@@ -76,6 +78,8 @@ class Evidence:
         self._ask = ask
         self._wait = wait_seconds
         self._on_problem = on_problem
+        self._clock = clock
+        self._asked_at: dict[str, float] = {}
         self._wanted: dict[str, _Wanted] = {}
         self._waiting_bytes = 0
         self.on_shot: Callable[[Shot], None] | None = None
@@ -93,9 +97,10 @@ class Evidence:
             wanted.appearances[appearance] = None
         wanted.kind = max(wanted.kind, kind, key=_WEIGHTIEST.index)
 
-    def look(self, camera: str) -> None:
-        """A frame is wanted for `on_shot`, though nothing is known yet that it would be evidence of."""
-        self._asked(camera)
+    def look(self, camera: str, every_seconds: float) -> None:
+        """A frame is wanted for `on_shot`, unless the camera was asked less than so long ago for whatever reason."""
+        if self._clock() - self._asked_at.get(camera, -every_seconds) >= every_seconds:
+            self._asked(camera)
 
     def store(self, shot: Shot, kind: history_pb2.FrameKind.ValueType, appearances: Iterable[str]) -> None:
         """Hand a frame to history as evidence of these appearances. Where it is there already, they are added."""
@@ -142,12 +147,15 @@ class Evidence:
     def _asked(self, camera: str) -> _Wanted | None:
         """What is wanted of the camera, which is asked unless it has yet to answer; None when it cannot be asked."""
         camera_id = names.parse_camera(camera)[1]
-        now = time.monotonic()
+        now = self._clock()
         wanted = self._wanted.get(camera_id)
         if wanted is None or now - wanted.asked > self._wait:
             if not self._ask(camera_id):
                 return None
             wanted = self._wanted[camera_id] = _Wanted(now)
+            if len(self._asked_at) >= _MOST_CAMERAS:  # topics come from the street: memory stays bounded
+                self._asked_at.clear()
+            self._asked_at[camera] = now
         return wanted
 
     async def _store_frame(self, frame: history_pb2.FrameUpload) -> None:

@@ -58,7 +58,6 @@ class Exits:
         self._clock = clock
         self._open: OrderedDict[str, _Open] = OrderedDict()  # appearance -> ..., longest unseen first
         self._in_view: dict[str, float] = {}  # camera -> when somebody was seen
-        self._asked: dict[str, float] = {}
         self._shots: dict[str, list[Shot]] = {}  # camera -> oldest first
         evidence.on_shot = self.received
 
@@ -103,12 +102,10 @@ class Exits:
         self._end(now)
         self._forget()
         for camera, seen in list(self._in_view.items()):
-            if now - seen > self._gap:
+            if now - seen > self._every:
                 del self._in_view[camera]
-                self._asked.pop(camera, None)
-            elif now - seen <= self._every and now - self._asked.get(camera, -self._every) >= self._every:
-                self._asked[camera] = now
-                self._evidence.look(camera)
+            else:
+                self._evidence.look(camera, self._every)
 
     def _end(self, now: float) -> None:
         ended: dict[int, tuple[Shot, list[str]]] = {}
