@@ -95,7 +95,10 @@ class Objects:
         return cls(LocalStore(directory), directory)
 
     async def put(self, key: str, content: bytes) -> None:
-        """Makes an object durable, in place of one that is there. When it fails there is none, or the old one."""
+        """Makes an object durable, in place of one that is there.
+
+        One whose put failed may be there all the same: put it again, or remove it.
+        """
         with _errors("put"):
             await obstore.put_async(self._store, key, content, use_multipart=False)
             if self._directory is not None:
@@ -166,10 +169,12 @@ class Objects:
             os.close(fd)
         folder = path.parent
         fsync_directory(folder)
+        made = set()
         while folder != root and folder not in self._durable:
             fsync_directory(folder.parent)
-            self._durable.add(folder)
+            made.add(folder)
             folder = folder.parent
+        self._durable |= made  # only now: who finds one of them here looks no further
 
     def _remove_folder(self, root: Path, folder: Path) -> None:
         with suppress(FileNotFoundError):
