@@ -24,7 +24,7 @@ from history_svc import metrics
 from history_svc.appearances import Rules
 from history_svc.book import Book
 from history_svc.draft import Draft, Shelved
-from history_svc.frames import FrameFiles
+from history_svc.frames import FrameStore
 from history_svc.group import Job, decide
 from history_svc.index import Faces, HistoryIndex
 from history_svc.intake import Batch, Intake, Observation, Upload
@@ -45,6 +45,7 @@ from history_svc.sealed.directory import Directory, OtherHeader
 from history_svc.sealed.faces import SealedFaces
 from history_svc.sealed.index import SegmentedIndex
 from history_svc.sealing import Sealing
+from history_svc.seam import Seam
 from history_svc.settings import Settings
 from history_svc.stored import Stored
 from mesh import names
@@ -55,6 +56,8 @@ _log = structlog.get_logger(__name__)
 _NS = 1_000_000_000
 _GROUP_DETECTIONS = 1024
 _FORGET_AT_ONCE = 4096
+_ORPHANS_AFTER_SECONDS = 600.0
+"""By then ingest has sent again what was under way, and an object store's clock may be minutes off."""
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -75,7 +78,7 @@ class History:
         self,
         settings: Settings,
         log: DetectionLog,
-        frames: FrameFiles,
+        frames: FrameStore,
         book: Book,
         index: HistoryIndex,
         sealed: SegmentedIndex,
@@ -95,7 +98,6 @@ class History:
         self._deciding = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="log")
-        self._frame_writers = ThreadPoolExecutor(2, thread_name_prefix="frames")
 
     @classmethod
     def open(cls, settings: Settings) -> History:
@@ -129,7 +131,7 @@ class History:
             raise OtherData.of(error.header, header) from None
         replay = Replay(header, book, index, rules, ledger, stored)
         log.recover(replay.apply, replay.closed)
-        frames = FrameFiles(settings.data_dir / "frames")
+        frames = FrameStore.open(settings.frames_url, settings.data_dir / "frames", Seam())
         history = cls(settings, log, frames, book, index, sealed, directory, ledger, stored)
         floor = history.oldest_ns()
         book.drop_before(floor)
@@ -210,10 +212,19 @@ class History:
                     self._file_closed()
                     self._ledger.drop(files)
                 segments = await self._sealing.drop_before(floor)
-            # FRAMES
+            frames = await self.frames.drop_before(floor)
             self._gauge()
-            if files or segments:
-                _log.info("expired", log_files=len(files), segments=segments)
+            if files or segments or frames:
+                _log.info("expired", log_files=len(files), segments=segments, frames=frames)
+
+    async def remove_orphan_frames(self) -> None:
+        """Removes, once, the frames that a process wrote before this one and was killed before it recorded them."""
+        await asyncio.sleep(_ORPHANS_AFTER_SECONDS)
+        orphans = await self.frames.remove_orphans(self._known_frames)
+        _log.info("orphan_frames_removed", frames=orphans)
+
+    def _known_frames(self, ids: list[str]) -> set[str]:
+        return {one for one in ids if self.book.frame(one) is not None or self.sealed.shelf.frame(one) is not None}
 
     def _file_closed(self) -> None:
         """Log files that were ended may fill a segment now."""
@@ -232,7 +243,6 @@ class History:
     ) -> list[MeshError | None]:
         if detections is not None:
             await detections  # a frame may show an appearance that begins in the same request
-        loop = asyncio.get_running_loop()
         answers: list[MeshError | None] = []
         links: list[FrameLink] = []
         for upload in uploads:
@@ -241,10 +251,7 @@ class History:
             if unknown:
                 answers.append(NotFound(names.appearance(self.store, unknown[0].hex())))
                 continue
-            try:
-                await loop.run_in_executor(self._frame_writers, self.frames.save, upload.frame.id, upload.image)
-            except OSError as error:
-                raise _refused(error) from error
+            await self.frames.save(upload.frame, upload.image)
             links.append(FrameLink(upload.frame, upload.appearances))
             answers.append(None)
         if links:
@@ -337,7 +344,6 @@ class History:
 
     def _close(self) -> None:
         self._sealing.close()
-        self._frame_writers.shutdown()
         self._writer.shutdown()
         self._log.close()
         self.index.close()
