@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from functools import partial
 
 # Searches share their work over threads of their own; a BLAS that does so too is 2 to 4 times slower. Read at import.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from poi.v1 import history_pb2_grpc
 
+from history_svc.history import HistoryStore
 from history_svc.log import DirectoryInUse
 from history_svc.queries import Queries
 from history_svc.replay import OtherData
@@ -27,15 +29,10 @@ from mesh.settings import load, program_name, refuse
 
 
 async def main() -> None:
-    """Reads settings, opens the log, serves."""
+    """Reads settings, opens the history, serves."""
     settings = load(Settings)
     server = Server(settings)
-    try:
-        history = await asyncio.to_thread(History.open, settings)
-    except (DirectoryInUse, OtherData, OSError) as error:
-        refuse(program_name(Settings), f"POI_HISTORY_DATA_DIR={settings.data_dir}: {error}")
-    except MeshError as error:
-        refuse(program_name(Settings), f"POI_HISTORY_QDRANT_URL: {error}")
+    history = await asyncio.to_thread(_open, settings)
     embed, match, region = (
         connect(target, max_message_bytes=settings.max_message_bytes)
         for target in (settings.embed_target, settings.match_target, settings.region_target)
@@ -45,11 +42,9 @@ async def main() -> None:
     background = Background()
     server.on_stop(history.close)
     server.on_stop(background.close)
-    background.start("write", history.write, healthy=lambda ok: server.set_serving(SERVICE, ok))
-    background.start("sweep", history.sweep)
-    background.start("seal", history.seal)
-    background.start("verify", history.verify)
-    background.start("orphan frames", history.remove_orphan_frames)
+    for name, work in history.work().items():
+        told = {"healthy": partial(server.set_serving, SERVICE)} if name == "write" else {}
+        background.start(name, work, **told)
     servicer = HistoryServicer(
         history,
         Searches(history, settings.max_searches),
@@ -62,6 +57,24 @@ async def main() -> None:
     )
     server.add(history_pb2_grpc.add_HistoryServiceServicer_to_server, servicer, SERVICE)
     await server.serve()
+
+
+def _open(settings: Settings) -> HistoryStore:
+    """The history that the settings ask for; ends the process with one line when it cannot be opened."""
+    program = program_name(Settings)
+    try:
+        if not settings.qdrant_url:
+            return History.open(settings)
+        if not settings.frames_url:
+            refuse(program, "POI_HISTORY_FRAMES_URL: is needed with POI_HISTORY_QDRANT_URL, and is empty")
+        # Its client takes a second and 40 MB to import: for those who use it.
+        from history_svc.qdrant.store import QdrantHistory
+
+        return QdrantHistory.open(settings)
+    except (DirectoryInUse, OtherData, OSError) as error:
+        refuse(program, f"POI_HISTORY_DATA_DIR={settings.data_dir}: {error}")
+    except MeshError as error:
+        refuse(program, f"POI_HISTORY_QDRANT_URL: {error}")
 
 
 if sys.argv[1:2] == ["migrate"]:

@@ -109,6 +109,10 @@ class Draft:
         """The ids of the appearances that this draft begins or changes."""
         return self._changed
 
+    def changed(self) -> Iterable[Appearance]:
+        """The appearances that this draft begins or changes, as it leaves them."""
+        return self._changed.values()
+
     def _change(self, appearance_id: bytes) -> Appearance | None:
         """An appearance that may be changed here; None when there is none."""
         changed = self._changed.get(appearance_id)

@@ -125,6 +125,10 @@ class FrameStore:
         self._dropped_hour = hour
         return dropped
 
+    def leave_orphans(self) -> None:
+        """What a killed process left goes by retention: for several processes that share the frames."""
+        self._saved = None
+
     async def remove_orphans(self, known: Callable[[list[str]], Collection[str]]) -> int:
         """Removes what an earlier process wrote and was killed before it could record; returns how many.
 

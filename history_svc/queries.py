@@ -10,10 +10,10 @@ import grpc
 import numpy as np
 from poi.v1 import common_pb2, embedding_pb2, embedding_pb2_grpc, history_pb2, poi_pb2, poi_pb2_grpc
 
+from history_svc.history import HistoryStore
 from history_svc.index import Probes, Scope
 from history_svc.intake import appearance_id, wrong_store
 from history_svc.records import Vectors
-from history_svc.store import History
 from mesh import embeddings, names
 from mesh.embeddings import FACE_MODEL, Vector
 from mesh.errors import FailedPrecondition, InvalidArgument, NotFound, from_rpc
@@ -32,7 +32,7 @@ _BEST_FACES: Final = 3
 class Queries:
     """Reads queries; asks EmbeddingService for photos and PoiService for persons of interest."""
 
-    def __init__(self, history: History, embed: grpc.aio.Channel, match: grpc.aio.Channel) -> None:
+    def __init__(self, history: HistoryStore, embed: grpc.aio.Channel, match: grpc.aio.Channel) -> None:
         self._history = history
         self._embed = embedding_pb2_grpc.EmbeddingServiceStub(embed)
         self._pois = poi_pb2_grpc.PoiServiceStub(match)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from history_svc import metrics
 from history_svc.appearances import Appearance
+from history_svc.history import HistoryStore
 from history_svc.index import Probes, Scope
-from history_svc.store import History
 
 Place = tuple[float, bytes]
 """What hits are sorted by: a number (nanoseconds stay exact: they are ints) and the appearance's id."""
@@ -37,7 +37,7 @@ def by_time(hit: Hit) -> Place:
 class Searches:
     """Runs at most `limit` searches side by side; others wait."""
 
-    def __init__(self, history: History, limit: int) -> None:
+    def __init__(self, history: HistoryStore, limit: int) -> None:
         self._history = history
         self._turn = asyncio.Semaphore(limit)
 

@@ -11,11 +11,11 @@ from google.api import httpbody_pb2
 from poi.v1 import common_pb2, history_pb2, history_pb2_grpc
 
 from history_svc import journey, translate
+from history_svc.history import Appending, HistoryStore
 from history_svc.index import Scope
 from history_svc.intake import Batch, appearance_id, wrong_store
 from history_svc.queries import Queries
 from history_svc.search import Hit, Searches, by_similarity, by_time
-from history_svc.store import Appending, History
 from history_svc.summary import summary
 from history_svc.visits import Found, Visits
 from mesh import names, pages
@@ -33,7 +33,7 @@ class HistoryServicer(history_pb2_grpc.HistoryServiceServicer):
 
     def __init__(
         self,
-        history: History,
+        history: HistoryStore,
         searches: Searches,
         queries: Queries,
         visits: Visits,

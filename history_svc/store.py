@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import time
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -26,7 +25,8 @@ from history_svc.book import Book
 from history_svc.draft import Draft, Shelved
 from history_svc.frames import FrameStore
 from history_svc.group import Job, decide
-from history_svc.index import Faces, HistoryIndex
+from history_svc.history import Appending
+from history_svc.index import Faces
 from history_svc.intake import Batch, Intake, Observation, Upload
 from history_svc.ledger import Ledger, LogFile
 from history_svc.log import DetectionLog
@@ -61,16 +61,6 @@ _ORPHANS_AFTER_SECONDS = 600.0
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
-@dataclass(frozen=True, slots=True)
-class Appending:
-    """A batch on its way to the disk. Await both; each raises MeshError when the disk did not take it."""
-
-    detections: Awaitable[list[bytes]] | None
-    """The appearance of each observation."""
-    frames: Awaitable[list[MeshError | None]] | None
-    """Why each upload was refused, None where it is durable."""
-
-
 class History:
     """See the module. Make it with `open`; run `write` and `sweep` in the background; end with `close`."""
 
@@ -80,14 +70,12 @@ class History:
         log: DetectionLog,
         frames: FrameStore,
         book: Book,
-        index: HistoryIndex,
         sealed: SegmentedIndex,
         directory: Directory,
         ledger: Ledger,
         stored: Stored,
     ) -> None:
-        """`index` is `sealed` itself where faces are searched here."""
-        self.book, self.index, self.sealed, self.frames = book, index, sealed, frames
+        self.book, self.index, self.sealed, self.frames = book, sealed, sealed, frames
         self.reads = Reads(book, sealed)
         self.store = settings.store
         self._intake = Intake(settings.store, FACE_MODEL, DIMENSIONS[FACE_MODEL], settings.max_frame_bytes)
@@ -103,7 +91,7 @@ class History:
     def open(cls, settings: Settings) -> History:
         """Locks the data directory and reads the log. Blocks.
 
-        Raises log.DirectoryInUse, replay.OtherData, OSError, or what qdrant.open_index does.
+        Raises log.DirectoryInUse, replay.OtherData or OSError.
         """
         started = time.perf_counter()
         header = Header(settings.store, FACE_MODEL, DIMENSIONS[FACE_MODEL])
@@ -118,30 +106,27 @@ class History:
         ledger = Ledger(book, settings.seal_faces, settings.seal_seconds)
         sealed = SegmentedIndex(header.dimension, settings.search_threads)
         stored = Stored(sealed, book, rules.gap_ns)
-        index = _index(settings, header, sealed)
         try:
             directory = Directory(settings.data_dir / "segments", settings.data_dir / "quarantine", header)
             for segment in directory.open(settings.search_threads):
                 sealed.take(segment)
                 stored.note(segment)
                 log.discard(segment.manifest.first_log, segment.manifest.last_log)
-                if index is not sealed:
-                    index.add(segment.faces())  # what it has of them it only learns to name
         except OtherHeader as error:
             raise OtherData.of(error.header, header) from None
-        replay = Replay(header, book, index, rules, ledger, stored)
+        replay = Replay(header, book, sealed, rules, ledger, stored)
         log.recover(replay.apply, replay.closed)
         frames = FrameStore.open(settings.frames_url, settings.data_dir / "frames", Seam())
-        history = cls(settings, log, frames, book, index, sealed, directory, ledger, stored)
+        history = cls(settings, log, frames, book, sealed, directory, ledger, stored)
         floor = history.oldest_ns()
         book.drop_before(floor)
-        index.drop_before(floor)
+        sealed.drop_before(floor)
         history._gauge()
         _log.info(
             "history_opened",
             detections=history.detection_count,
             appearances=history.appearance_count,
-            faces=len(index),
+            faces=len(sealed),
             seconds=round(time.perf_counter() - started, 3),
         )
         return history
@@ -177,6 +162,16 @@ class History:
         frames = self._start(self._append_frames(batch.uploads, detections)) if batch.uploads else None
         return Appending(detections, frames)
 
+    def work(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
+        """What is to run in the background."""
+        return {
+            "write": self.write,
+            "sweep": self.sweep,
+            "seal": self.seal,
+            "verify": self.verify,
+            "orphan frames": self.remove_orphan_frames,
+        }
+
     async def write(self) -> None:
         """Writes what is appended, for ever."""
         while True:
@@ -189,9 +184,8 @@ class History:
                 await self._write_group(jobs)
 
     async def seal(self) -> None:
-        """Moves what fills a segment from the log into one, for ever. With Qdrant everything stays in the log."""
-        if self.index is self.sealed:
-            await self._sealing.run()
+        """Moves what fills a segment from the log into one, for ever."""
+        await self._sealing.run()
 
     async def verify(self) -> None:
         """Reads every segment once, and puts aside those that are damaged."""
@@ -206,7 +200,6 @@ class History:
                 async with self._deciding:
                     floor = self.oldest_ns()
                     self.book.drop_before(floor)
-                    self.index.drop_before(floor)
                     self.sealed.drop_before(floor)
                     files = await loop.run_in_executor(self._writer, self._log.drop_before, floor)
                     self._file_closed()
@@ -346,17 +339,7 @@ class History:
         self._sealing.close()
         self._writer.shutdown()
         self._log.close()
-        self.index.close()
         self.sealed.close()
-
-
-def _index(settings: Settings, header: Header, sealed: SegmentedIndex) -> HistoryIndex:
-    if not settings.qdrant_url:
-        return sealed
-    # Its client takes a second and 40 MB to import: for those who use it.
-    from history_svc.qdrant import open_index
-
-    return open_index(settings.qdrant_url, header, exact=settings.qdrant_exact)
 
 
 def _rules(settings: Settings) -> Rules:

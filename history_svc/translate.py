@@ -8,9 +8,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from poi.v1 import common_pb2, history_pb2
 
 from history_svc.appearances import Appearance
+from history_svc.history import Appending
 from history_svc.intake import Batch, item_error
 from history_svc.records import HAS_FACE_BOX, HAS_PERSON_BOX, PACKED, Frame
-from history_svc.store import Appending
 from mesh import names
 
 _NS = 1_000_000_000

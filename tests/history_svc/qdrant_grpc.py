@@ -1,9 +1,12 @@
 """What history asks of Qdrant over gRPC, answered by qdrant-client's local mode: a server where there is none.
 
-It has no graph, no quantization and no index; what was asked for of these is kept in `created` and `indexed`.
+It has no graph, no quantization and no index; what was asked for of these is kept in `created` and `indexed`. Writes
+that are refused, held up or fail are a test's: see `before_upsert`.
 """
 
+import functools
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,6 +16,12 @@ from qdrant_client import grpc as wire
 from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
 from qdrant_client.grpc.collections_service_pb2_grpc import CollectionsServicer, add_CollectionsServicer_to_server
 from qdrant_client.grpc.points_service_pb2_grpc import PointsServicer, add_PointsServicer_to_server
+from qdrant_client.local import payload_value_extractor
+from qdrant_client.local.json_path_parser import parse_json_path
+
+
+# Local mode parses a filter's keys again for each point: half of the time.
+payload_value_extractor.parse_json_path = functools.cache(parse_json_path)  # type: ignore[attr-defined]
 
 
 class QdrantServer:
@@ -26,7 +35,9 @@ class QdrantServer:
         self.headers: dict[str, str] = {}
         self.down = False
         self.upserts = 0
-        self._server = grpc.server(ThreadPoolExecutor(4))
+        self.before_upsert: Callable[[Any], bool] | None = None
+        """Called with each request to write; the write is refused as UNAVAILABLE, and not done, where it says False."""
+        self._server = grpc.server(ThreadPoolExecutor(8))
         add_CollectionsServicer_to_server(_Collections(self), self._server)  # type: ignore[no-untyped-call]
         add_PointsServicer_to_server(_Points(self), self._server)  # type: ignore[no-untyped-call]
         self.port = self._server.add_insecure_port("127.0.0.1:0")
@@ -48,7 +59,8 @@ class _Collections(CollectionsServicer):
 
     def Create(self, request: Any, context: Any) -> Any:
         self._server.created.append(request)
-        vectors = GrpcToRest.convert_vectors_config(request.vectors_config)
+        given = request.HasField("vectors_config")
+        vectors = GrpcToRest.convert_vectors_config(request.vectors_config) if given else {}
         return wire.CollectionOperationResponse(result=self._client.create_collection(request.collection_name, vectors))
 
     def Delete(self, request: Any, context: Any) -> Any:
@@ -71,13 +83,29 @@ class _Points(PointsServicer):
     def Upsert(self, request: Any, context: Any) -> Any:
         self._fail_if_down(context)
         assert request.wait
+        assert request.ordering.type == wire.WriteOrderingType.Strong
+        if self._server.before_upsert is not None and not self._server.before_upsert(request):
+            context.abort(grpc.StatusCode.UNAVAILABLE, "refused by the test")
         points = [GrpcToRest.convert_point_struct(point) for point in request.points]
+        only = GrpcToRest.convert_filter(request.update_filter) if request.HasField("update_filter") else None
         with self._turn:
-            self._client.upsert(request.collection_name, points)
+            self._client.upsert(request.collection_name, points, update_filter=only)
             self._server.upserts += len(points)
         return _completed()
 
+    def Get(self, request: Any, context: Any) -> Any:
+        self._fail_if_down(context)
+        with self._turn:
+            records = self._client.retrieve(
+                request.collection_name,
+                [GrpcToRest.convert_point_id(one) for one in request.ids],
+                GrpcToRest.convert_with_payload_selector(request.with_payload),
+                GrpcToRest.convert_with_vectors_selector(request.with_vectors),
+            )
+        return wire.GetResponse(result=[RestToGrpc.convert_retrieved_point(record) for record in records])
+
     def Delete(self, request: Any, context: Any) -> Any:
+        self._fail_if_down(context)
         assert request.wait
         wanted = GrpcToRest.convert_filter(request.points.filter)
         with self._turn:
@@ -85,12 +113,13 @@ class _Points(PointsServicer):
         return _completed()
 
     def Count(self, request: Any, context: Any) -> Any:
-        assert request.exact
+        self._fail_if_down(context)
         with self._turn:
             found = self._client.count(request.collection_name, GrpcToRest.convert_filter(request.filter))
         return wire.CountResponse(result=wire.CountResult(count=found.count))
 
     def Scroll(self, request: Any, context: Any) -> Any:
+        self._fail_if_down(context)
         with self._turn:
             records, offset = self._client.scroll(
                 request.collection_name,
@@ -119,6 +148,7 @@ class _Points(PointsServicer):
         found = self._client.query_points(
             request.collection_name,
             GrpcToRest.convert_query(request.query),
+            using=request.using or None,
             query_filter=GrpcToRest.convert_filter(request.filter),
             limit=request.limit,
             score_threshold=request.score_threshold,

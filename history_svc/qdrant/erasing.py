@@ -1,0 +1,183 @@
+"""Erasures in Qdrant. Calls block; of one thread at a time, in each process.
+
+Whoever is writing at the same time must not bring anything back: an appearance that goes leaves a point that no write
+is newer than, and so does each of its detections, those included that are counted and not there yet.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Final
+
+import orjson
+import structlog
+from qdrant_client import models
+
+from history_svc.appearances import Appearance
+from history_svc.erasure import Receipt
+from history_svc.qdrant.collections import FACE
+from history_svc.qdrant.database import Database, equals, one_of, point_id, with_id
+from history_svc.qdrant.index import detection_point_id
+from history_svc.qdrant.reads import QdrantReads
+from history_svc.qdrant.states import (
+    erased_point,
+    frame_point_id,
+    pack_appearance,
+    read_frame,
+    unpack_appearance,
+    uuid_of,
+)
+from history_svc.qdrant.tracks import Tracks
+from history_svc.records import Frame, Track
+from mesh import names
+from mesh.errors import NotFound, Unavailable
+
+_ATTEMPTS: Final = 50
+_log = structlog.get_logger(__name__)
+
+
+class Eraser:
+    """See the module."""
+
+    def __init__(self, database: Database, reads: QdrantReads, tracks: Tracks) -> None:
+        self._database, self._reads, self._tracks = database, reads, tracks
+
+    def known(self, request_id: str) -> Receipt | None:
+        """The receipt of the erasure that was asked for with this request id, done or not."""
+        key = self._record_id(request_id)
+        found = self._database.get(self._database.records, [key])
+        return Receipt(**orjson.loads(found[key]["receipt"])) if key in found else None
+
+    def unfinished(self) -> list[Receipt]:
+        """The erasures that are not done."""
+        wanted = self._database.where(equals("kind", "erasure"), equals("version", "begun"))
+        points = self._database.scroll(self._database.records, wanted, ["receipt"])
+        return [Receipt(**orjson.loads((one.payload or {})["receipt"])) for one in points]
+
+    def begin(self, appearances: Collection[bytes], request_id: str) -> Receipt:
+        """Writes down what is to go; the same request twice is one. Raises NotFound, Unavailable."""
+        found = self._reads.with_ids(set(appearances))
+        for one in appearances:
+            if one not in found:
+                raise NotFound(names.appearance(self._database.store, one.hex()))
+        receipt = Receipt(
+            point_id("receipt", self._database.store, request_id).replace("-", ""),
+            request_id,
+            begun_ns=time.time_ns(),
+            done_ns=0,
+            appearances=len(found),
+            detections=self._database.count(self._database.detections, self._of(found)),
+            faces=sum(one.face_count for one in found.values()),
+            frames=len(self._frames(found)),
+        )
+        # Where it has begun already, it stays as it was.
+        nobody = models.Filter(must=[equals("kind", "nothing")])
+        self._database.put(self._database.records, [self._record(receipt, found.values())], only=nobody)
+        return self.known(request_id) or receipt
+
+    def finish(self, request_id: str) -> tuple[Receipt, list[Frame]]:
+        """Removes what `begin` wrote down, and makes sure that it is gone; returns the frames whose images are to go.
+
+        Call `done` when these are gone. Raises Unavailable; may be done again.
+        """
+        record = self._database.get(self._database.records, [self._record_id(request_id)])
+        (payload,) = record.values()
+        receipt = Receipt(**orjson.loads(payload["receipt"]))
+        going = {one.id: one for one in map(unpack_appearance, orjson.loads(payload["state"]))}
+        frames = self._frames(going)
+        # Late arrivals do not find them any more, and nobody who has one in mind gets it back here.
+        graves = [erased_point(self._database.store, one) for one in going.values()]
+        self._database.put(self._database.records, graves)
+        others = [one for one in self._reads.showing([one.id for one in frames]) if one.id not in going]
+        unwritten = self._forget(going, frames, others)
+        self._remove_detections(going, unwritten)
+        self._verify(going)
+        return receipt, frames
+
+    def done(self, receipt: Receipt, frames: Sequence[Frame]) -> Receipt:
+        """Removes the frames' points, as their images are gone, and ends the erasure."""
+        if frames:
+            wanted = [frame_point_id(self._database.store, one.id) for one in frames]
+            self._database.remove(self._database.records, self._database.where(with_id(wanted)))
+        receipt = replace(receipt, done_ns=time.time_ns())
+        self._database.put(self._database.records, [self._record(receipt, ())])
+        _log.info("erased", erasure=receipt.id, appearances=receipt.appearances, detections=receipt.detections)
+        return receipt
+
+    def _forget(
+        self, going: Mapping[bytes, Appearance], frames: Collection[Frame], others: Iterable[Appearance]
+    ) -> dict[bytes, bytes]:
+        """Takes them out of their tracks, and the frames off `others`; returns detections that are not there yet."""
+        gone = {one.id for one in frames}
+        shown = list(others)
+        tracks: set[Track] = {(one.camera, one.object_id) for one in (*going.values(), *shown)}
+        unwritten: dict[bytes, bytes] = {}
+        for _ in range(_ATTEMPTS):
+            states = self._tracks.read(tracks)
+            for one in shown:
+                states[one.camera, one.object_id].appearances.setdefault(one.id, one)
+            changed: set[bytes] = set()
+            for state in states.values():
+                unwritten |= {key: one for key, one in state.pending.items() if one in going}
+                state.pending = {key: one for key, one in state.pending.items() if one not in going}
+                state.appearances = {key: one for key, one in state.appearances.items() if key not in going}
+                for one in state.appearances.values():
+                    kept = tuple(frame for frame in one.frames if frame.id not in gone)
+                    if kept != one.frames:
+                        one.frames = kept
+                        changed.add(one.id)
+            if not states or self._tracks.write(list(states.values()), changed):
+                self._tracks.show(states.values(), changed)
+                return unwritten
+        raise Unavailable("others write the same tracks all the time", reason="CONFLICT", retry_after=1.0)
+
+    def _remove_detections(self, going: Collection[bytes], unwritten: Mapping[bytes, bytes]) -> None:
+        """Writes over them rather than delete them: one that is on its way never finds its place empty."""
+        store, now_us = self._database.store, time.time_ns() // 1000
+        graves = [(detection_point_id(store, key), uuid_of(one), now_us) for key, one in unwritten.items()]
+        wanted = self._of(going)
+        for point in self._database.scroll(self._database.detections, wanted, ["appearance_id", "time_us"]):
+            payload = point.payload or {}
+            graves.append((str(point.id), payload["appearance_id"], payload["time_us"]))
+        points = [
+            models.PointStruct(
+                id=key, vector={}, payload={"store": store, "erased": True, "was": was, "time_us": time_us}
+            )
+            for key, was, time_us in graves
+        ]
+        self._database.put(self._database.detections, points)
+
+    def _verify(self, going: Collection[bytes]) -> None:
+        faces = self._database.where(models.HasVectorCondition(has_vector=FACE), equals("erased", value=True))
+        left = self._database.count(self._database.detections, self._of(going))
+        left += self._database.count(self._database.detections, faces) + len(self._reads.with_ids(going))
+        if left:
+            raise Unavailable(f"{left} points are still there after they were erased", reason="INDEX_UNAVAILABLE")
+
+    def _frames(self, appearances: Mapping[bytes, Appearance]) -> list[Frame]:
+        """Those that these have, and those that were written for them and that they do not have yet."""
+        found = {frame.id: frame for one in appearances.values() for frame in one.frames}
+        said = self._database.where(equals("kind", "frame"), one_of("shows", map(uuid_of, appearances)))
+        for point in self._database.scroll(self._database.records, said, ["state"]):
+            frame = read_frame(point.payload or {})
+            found[frame.id] = frame
+        return list(found.values())
+
+    def _of(self, appearances: Iterable[bytes]) -> models.Filter:
+        return self._database.where(one_of("appearance_id", map(uuid_of, appearances)))
+
+    def _record_id(self, request_id: str) -> str:
+        return point_id("erasure", self._database.store, request_id)
+
+    def _record(self, receipt: Receipt, going: Iterable[Appearance]) -> models.PointStruct:
+        """Without a face: what has to go is all that it says of anybody."""
+        payload = {
+            "store": self._database.store,
+            "kind": "erasure",
+            "version": "done" if receipt.done_ns else "begun",
+            "receipt": orjson.dumps(asdict(receipt)).decode(),
+            "state": orjson.dumps([pack_appearance(one, face=False) for one in going]).decode(),
+        }
+        return models.PointStruct(id=self._record_id(receipt.request_id), vector={}, payload=payload)
