@@ -19,7 +19,6 @@ from qdrant_client.grpc.points_service_pb2_grpc import PointsServicer, add_Point
 from qdrant_client.local import payload_value_extractor
 from qdrant_client.local.json_path_parser import parse_json_path
 
-
 # Local mode parses a filter's keys again for each point: half of the time.
 payload_value_extractor.parse_json_path = functools.cache(parse_json_path)  # type: ignore[attr-defined]
 

@@ -13,6 +13,8 @@ from tests.history_svc.client import STORE, Client, detection
 from tests.history_svc.conftest import StartHistory
 from tests.support import unit
 
+pytestmark = pytest.mark.both_stores
+
 
 def _reason(details: list[Any]) -> str:
     info = error_details_pb2.ErrorInfo()

@@ -52,6 +52,7 @@ def _of(one: history_pb2.Appearance) -> list[str]:
     return [frame.name for frame in one.frames]
 
 
+@pytest.mark.both_stores
 async def test_frames_belong_to_their_appearances_and_survive_sigkill(client: Client, server: Service) -> None:
     image, other = jpeg(1), jpeg(2)
     first = detection(unit(1), at=0)
@@ -78,6 +79,7 @@ async def test_frames_belong_to_their_appearances_and_survive_sigkill(client: Cl
     )
 
 
+@pytest.mark.both_stores
 async def test_a_repeated_frame_is_the_same_and_may_show_more(client: Client, data_dir: Path) -> None:
     stored = (await client.append(detection(object_id="a"), detection(object_id="b"))).stored
     image = jpeg(1)
@@ -91,6 +93,7 @@ async def test_a_repeated_frame_is_the_same_and_may_show_more(client: Client, da
     assert len(list((data_dir / "frames").rglob("*.jpg"))) == 1
 
 
+@pytest.mark.both_stores
 async def test_bad_frames_cost_themselves_only(client: Client) -> None:
     good = jpeg(1)
     nowhere = f"{STORE}/appearances/{'0' * 32}"
@@ -121,6 +124,7 @@ async def test_a_frame_that_is_not_there_is_not_found(any_client: Client, name: 
     assert isinstance(from_rpc(raised.value), NotFound)
 
 
+@pytest.mark.both_stores
 async def test_a_frame_whose_file_is_gone_says_so(client: Client, data_dir: Path) -> None:
     (name,) = (await client.append(frames=[upload(jpeg(1))])).frames
     for path in (data_dir / "frames").rglob("*.jpg"):

@@ -10,6 +10,8 @@ from tests.history_svc.neighbours import Neighbours
 from tests.history_svc.test_summary import visit
 from tests.support import embedding, similar, unit
 
+pytestmark = pytest.mark.both_stores
+
 WOMAN = unit(1)
 
 

@@ -7,6 +7,8 @@ from poi.v1 import common_pb2, history_pb2
 from mesh.errors import NotFound, from_rpc
 from tests.history_svc.client import STORE, Client, detection, moment
 
+pytestmark = pytest.mark.both_stores
+
 
 async def test_appearances_are_listed_newest_first_within_interval_and_cameras(client: Client) -> None:
     await client.append(

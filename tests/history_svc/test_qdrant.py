@@ -10,6 +10,8 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+from history_svc.qdrant_collection import connect
+from history_svc.qdrant_points import BATCH
 from poi.v1 import common_pb2
 from qdrant_client import QdrantClient
 from qdrant_client.local import payload_value_extractor
@@ -17,8 +19,6 @@ from qdrant_client.local.json_path_parser import parse_json_path
 
 from history_svc.index import ExactIndex, Faces, HistoryIndex, Probes, Scope
 from history_svc.qdrant import QdrantIndex, open_index, open_local
-from history_svc.qdrant_collection import connect
-from history_svc.qdrant_points import BATCH
 from history_svc.records import Header
 from history_svc.settings import Settings
 from mesh.errors import FailedPrecondition, Unavailable

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
+from history_svc.qdrant_collection import connect
 from poi.v1 import history_pb2
 from qdrant_client import grpc as wire
 
 from history_svc.index import HistoryIndex
 from history_svc.qdrant import open_index
-from history_svc.qdrant_collection import connect
 from history_svc.records import Header
 from mesh.errors import Unavailable, from_rpc
 from mesh.local import Service

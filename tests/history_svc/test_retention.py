@@ -71,6 +71,7 @@ async def test_old_detections_appearances_files_and_frames_go(start: StartHistor
         assert {one.object_id for one in await client.appearances()} <= {"new"}
 
 
+@pytest.mark.both_stores
 async def test_a_restart_with_a_shorter_retention_shows_less(start: StartHistory) -> None:
     server = start()
     async with Client(server.target) as client:

@@ -14,6 +14,8 @@ from tests.history_svc.neighbours import Neighbours
 from tests.support import embedding, similar, unit
 from tests.support.vectors import Vector
 
+pytestmark = pytest.mark.both_stores
+
 ALIGNED, UNALIGNED = common_pb2.ALIGNMENT_ALIGNED, common_pb2.ALIGNMENT_UNALIGNED
 WOMAN = unit(1)
 
