@@ -49,6 +49,7 @@ async def main() -> None:
     background.start("sweep", history.sweep)
     background.start("seal", history.seal)
     background.start("verify", history.verify)
+    background.start("erase", history.erasing.run)
     servicer = HistoryServicer(
         history,
         Searches(history, settings.max_searches),

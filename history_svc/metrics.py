@@ -26,3 +26,4 @@ SEAL_SECONDS = Histogram("poi_history_seal_seconds", "Duration of making a seale
 SEAL_FAILURES = Counter("poi_history_seal_failures_total", "Segments that could not be made, and are tried again.")
 SEGMENTS = Gauge("poi_history_segments", "Sealed segments.")
 QUARANTINED_SEGMENTS = Counter("poi_history_quarantined_segments_total", "Damaged sealed segments put aside.")
+ERASED = Counter("poi_history_erased_total", "Appearances erased.")
