@@ -1,4 +1,4 @@
-"""SIGKILL at any moment of append, seal, retention and erasure: what was acknowledged is there, and what went is not."""
+"""SIGKILL at any moment of append, seal, retention and erasure: what was acknowledged is there, what went is not."""
 
 import asyncio
 import multiprocessing
