@@ -50,6 +50,7 @@ async def main() -> None:
     background.start("seal", history.seal)
     background.start("verify", history.verify)
     background.start("erase", history.erasing.run)
+    background.start("orphan frames", history.remove_orphan_frames)
     servicer = HistoryServicer(
         history,
         Searches(history, settings.max_searches),

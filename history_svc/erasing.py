@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -17,8 +17,9 @@ from history_svc import metrics
 from history_svc.book import Book
 from history_svc.erasure import Erasure, Erasures, Receipt
 from history_svc.errors import refused
+from history_svc.frames import FrameStore
 from history_svc.reads import Reads
-from history_svc.records import Frame, appearance_number
+from history_svc.records import appearance_number
 from history_svc.sealed.index import SegmentedIndex
 from history_svc.sealed.manifest import Damaged
 from history_svc.sealing import Sealing
@@ -27,8 +28,6 @@ from mesh.errors import MeshError, NotFound, Unavailable
 
 _log = structlog.get_logger(__name__)
 _RETRY_SECONDS: Final = 5.0
-
-RemoveFrames = Callable[[Iterable[Frame]], Awaitable[None]]
 
 
 class Erasing:
@@ -44,13 +43,13 @@ class Erasing:
         sealing: Sealing,
         deciding: asyncio.Lock,
         roll: Callable[[], Awaitable[None]],
-        remove_frames: RemoveFrames,
+        frames: FrameStore,
         quarantine: Path,
     ) -> None:
         """Nothing is decided nor written while `deciding` is held; `roll` ends the log file that is written."""
         self._store, self._book, self._index, self._reads = store, book, index, reads
         self._erasures, self._sealing, self._deciding, self._roll = erasures, sealing, deciding, roll
-        self._remove_frames, self._quarantine = remove_frames, quarantine
+        self._frames, self._quarantine = frames, quarantine
         self._waiting: dict[str, list[asyncio.Future[Receipt]]] = {}
         self._wake = asyncio.Event()
         self._wake.set()
@@ -142,7 +141,7 @@ class Erasing:
         files = await self._sealing.clean(numbers, frozenset().union(*(one.erased.frames for one in pending)))
         quarantined = await asyncio.to_thread(_clear, self._quarantine)
         for erasure in pending:
-            await self._remove_frames(erasure.frames)
+            await self._frames.remove(erasure.frames)
             receipt = replace(erasure.receipt, done_ns=time.time_ns(), files=files, quarantined=quarantined)
             done = replace(erasure, receipt=receipt, frames=())
             await asyncio.to_thread(self._erasures.write, done)

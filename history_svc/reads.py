@@ -68,3 +68,9 @@ class Reads:
         if frame_id in self._erasures.erased.frames:
             return None
         return self._book.frame(frame_id) or await asyncio.to_thread(self._index.shelf.frame, frame_id)
+
+    async def frames_of(self, ids: Collection[str]) -> set[str]:
+        """Those of some frame ids that there are."""
+        found = {one for one in ids if self._book.frame(one) is not None}
+        shelf = self._index.shelf
+        return found | set(await asyncio.to_thread(lambda: [one for one in ids if shelf.frame(one) is not None]))

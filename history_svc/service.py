@@ -19,7 +19,7 @@ from history_svc.store import Appending, History
 from history_svc.summary import summary
 from history_svc.visits import Found, Visits
 from mesh import names, pages
-from mesh.errors import DataLoss, InvalidArgument, NotFound
+from mesh.errors import InvalidArgument, NotFound
 from mesh.streams import until_drained
 
 SERVICE = "poi.v1.HistoryService"
@@ -180,16 +180,10 @@ class HistoryServicer(history_pb2_grpc.HistoryServiceServicer):
         found = await self._history.reads.frame(frame_id)
         if found is None or found.frame.time_ns < self._history.oldest_ns():
             raise NotFound(request.name)
-        parts = self._history.frames.parts(frame_id)
         content_type = "image/jpeg"
-        try:
-            while part := await asyncio.to_thread(next, parts, b""):
-                yield httpbody_pb2.HttpBody(content_type=content_type, data=part)
-                content_type = ""
-        except FileNotFoundError:
-            raise DataLoss(f"the image of {request.name} is gone", reason="FRAME_LOST") from None
-        finally:
-            parts.close()
+        async for part in self._history.frames.parts(found.frame):
+            yield httpbody_pb2.HttpBody(content_type=content_type, data=part)
+            content_type = ""
 
     async def _read_batches(
         self,

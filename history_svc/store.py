@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +26,7 @@ from history_svc.draft import Draft, Shelved
 from history_svc.erasing import Erasing
 from history_svc.erasure import Erasures
 from history_svc.errors import refused
-from history_svc.frames import FrameFiles
+from history_svc.frames import FrameStore
 from history_svc.group import Job, decide
 from history_svc.index import Faces, HistoryIndex
 from history_svc.intake import Batch, Intake, Observation, Upload
@@ -35,7 +35,6 @@ from history_svc.log import DetectionLog
 from history_svc.reads import Reads
 from history_svc.records import (
     ROW,
-    Frame,
     FrameLink,
     Header,
     appearance_number,
@@ -49,6 +48,7 @@ from history_svc.sealed.directory import Directory, OtherHeader
 from history_svc.sealed.faces import SealedFaces
 from history_svc.sealed.index import SegmentedIndex
 from history_svc.sealing import Sealing
+from history_svc.seam import Seam
 from history_svc.settings import Settings
 from history_svc.stored import Stored
 from mesh import names
@@ -59,6 +59,8 @@ _log = structlog.get_logger(__name__)
 _NS = 1_000_000_000
 _GROUP_DETECTIONS = 1024
 _FORGET_AT_ONCE = 4096
+_ORPHANS_AFTER_SECONDS = 600.0
+"""By then ingest has sent again what was under way, and an object store's clock may be minutes off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ class History:
         self,
         settings: Settings,
         log: DetectionLog,
-        frames: FrameFiles,
+        frames: FrameStore,
         book: Book,
         index: HistoryIndex,
         sealed: SegmentedIndex,
@@ -107,12 +109,11 @@ class History:
             self._sealing,
             self._deciding,
             self._roll,
-            self._remove_frames,
+            frames,
             settings.data_dir / "quarantine",
         )
         self._tasks: set[asyncio.Task[Any]] = set()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="log")
-        self._frame_writers = ThreadPoolExecutor(2, thread_name_prefix="frames")
 
     @classmethod
     def open(cls, settings: Settings) -> History:
@@ -148,7 +149,7 @@ class History:
         index.remove([appearance_number(one) for one in erasures.erased.appearances])
         replay = Replay(header, book, index, rules, ledger, stored, erasures.erased)
         log.recover(replay.apply, replay.closed)
-        frames = FrameFiles(settings.data_dir / "frames")
+        frames = FrameStore.open(settings.frames_url, settings.data_dir / "frames", Seam())
         history = cls(settings, log, frames, book, index, sealed, directory, ledger, stored, erasures)
         floor = history.oldest_ns()
         book.drop_before(floor)
@@ -232,20 +233,22 @@ class History:
             for erasure in self.erasures.forgettable(floor):
                 await asyncio.to_thread(self.erasures.write, erasure)
                 self.erasures.take(erasure)
-            # FRAMES
+            frames = await self.frames.drop_before(floor)
             self._gauge()
-            if files or segments:
-                _log.info("expired", log_files=len(files), segments=segments)
+            if files or segments or frames:
+                _log.info("expired", log_files=len(files), segments=segments, frames=frames)
+
+    async def remove_orphan_frames(self) -> None:
+        """Removes, once, the frames that a process wrote before this one and was killed before it recorded them."""
+        await asyncio.sleep(_ORPHANS_AFTER_SECONDS)
+        orphans = await self.frames.remove_orphans(self.reads.frames_of)
+        _log.info("orphan_frames_removed", frames=orphans)
 
     async def _roll(self) -> None:
         """Ends the log file that is written."""
         async with self._deciding:
             await asyncio.get_running_loop().run_in_executor(self._writer, self._log.roll)
             self._file_closed()
-
-    async def _remove_frames(self, frames: Iterable[Frame]) -> None:
-        ids = [one.id for one in frames]
-        await asyncio.get_running_loop().run_in_executor(self._frame_writers, self.frames.remove, ids)
 
     def _file_closed(self) -> None:
         """Log files that were ended may fill a segment now."""
@@ -264,7 +267,6 @@ class History:
     ) -> list[MeshError | None]:
         if detections is not None:
             await detections  # a frame may show an appearance that begins in the same request
-        loop = asyncio.get_running_loop()
         answers: list[MeshError | None] = []
         links: list[FrameLink] = []
         for upload in uploads:
@@ -273,10 +275,7 @@ class History:
             if unknown:
                 answers.append(NotFound(names.appearance(self.store, unknown[0].hex())))
                 continue
-            try:
-                await loop.run_in_executor(self._frame_writers, self.frames.save, upload.frame.id, upload.image)
-            except OSError as error:
-                raise refused(error) from error
+            await self.frames.save(upload.frame, upload.image)
             links.append(FrameLink(upload.frame, upload.appearances))
             answers.append(None)
         if links:
@@ -370,7 +369,6 @@ class History:
 
     def _close(self) -> None:
         self._sealing.close()
-        self._frame_writers.shutdown()
         self._writer.shutdown()
         self._log.close()
         self.index.close()
