@@ -1,0 +1,75 @@
+"""All faces in memory once: the truth, and the two baselines that scan them."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.history.data import DIMENSION, Part
+from history_svc.records import Vectors
+
+_BLOCK_ROWS = 4096
+_TRUTH_ROWS = 65_536
+_MOST = 2000
+"""Faces that IndexFlatIP is asked for: it has no end of its own."""
+
+
+class Exact:
+    """`rows` faces in faiss.IndexFlatIP, in single precision, before history rounds them."""
+
+    def __init__(self, rows: int) -> None:
+        self._flat = faiss.IndexFlatIP(DIMENSION)
+        # Its memory at once and filled in place: ten gigabytes that `add` would copy as they grow.
+        self._flat.codes.resize(rows * DIMENSION * 4)
+        self._flat.ntotal = rows
+        self._vectors: Vectors = faiss.rev_swig_ptr(self._flat.get_xb(), rows * DIMENSION).reshape(rows, DIMENSION)
+        self._owners = np.zeros(rows, np.int64)
+
+    def put(self, part: Part) -> None:
+        """Takes a part. Threads may do so side by side."""
+        end = part.start + len(part.vectors)
+        self._vectors[part.start : end], self._owners[part.start : end] = part.vectors, part.owners
+
+    def truth(self, queries: Vectors, threshold: float) -> list[set[int]]:
+        """For each query the numbers of the appearances with a face of at least this cosine."""
+        found: list[set[int]] = [set() for _ in queries]
+        for start in range(0, len(self._vectors), _TRUTH_ROWS):
+            near = self._vectors[start : start + _TRUTH_ROWS] @ queries.T >= threshold
+            for row, query in zip(*np.nonzero(near), strict=True):
+                found[query].add(int(self._owners[start + row]))
+        return found
+
+    def as_shipped(self, queries: Vectors, threshold: float) -> float:
+        """Median ms of a search in IndexFlatIP with faiss's defaults: the best 2,000, or all from the threshold on,
+        whichever is faster."""
+        best = (partial(self._flat.search, k=_MOST), partial(self._flat.range_search, thresh=threshold))
+        return min(statistics.median(_timed(partial(one, query[None])) for query in queries) for one in best)
+
+    def best_scan(self, queries: Vectors, threshold: float) -> float:
+        """Median ms of a blocked product over two halves on two threads, each without threads of its own."""
+        half = len(self._vectors) // 2
+        with ThreadPoolExecutor(2) as pool:
+
+            def both(query: Vectors) -> None:
+                list(pool.map(partial(_scan, query, threshold), (self._vectors[:half], self._vectors[half:])))
+
+            return statistics.median(_timed(partial(both, query)) for query in queries)
+
+
+def _scan(query: Vectors, threshold: float, part: Vectors) -> NDArray[np.intp]:
+    starts = range(0, len(part), _BLOCK_ROWS)
+    return np.concatenate([np.flatnonzero(part[at : at + _BLOCK_ROWS] @ query >= threshold) + at for at in starts])
+
+
+def _timed(work: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    work()
+    return (time.perf_counter() - started) * 1000
