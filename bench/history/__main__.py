@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -40,7 +41,7 @@ def main(
     out: Annotated[Path, typer.Option(help="Where the JSON goes.")] = Path("build/bench/history.json"),
 ) -> None:
     """Measures history_svc over sealed segments, and two exact scans of the same faces."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 110)
     load = round(os.getloadavg()[0], 2)
     now = time.time_ns()
     data = Data(rows, now - int(6.9 * _DAY), now - _DAY // 24)
@@ -55,7 +56,7 @@ def main(
         console.print("Scanning exactly")
         asked = data.queries(queries, seed=1)
         centres, photos = asked
-        flat = exact.as_shipped(photos[:_BASELINE_QUERIES], THRESHOLD)
+        flat = exact.as_shipped(photos[:_BASELINE_QUERIES])
         scan = exact.best_scan(photos[:_BASELINE_QUERIES], THRESHOLD)
         truth = Truth(
             exact.truth(centres, THRESHOLD), exact.truth(photos, THRESHOLD), exact.truth(photos, HARD_THRESHOLD)

@@ -11,7 +11,7 @@ import numpy as np
 from bench.history.data import A_TRACK, DIMENSION, Data, Part
 from bench.history.exact import Exact
 from history_svc.appearances import Appearance
-from history_svc.records import HAS_VECTOR, ROW, Header, Rows
+from history_svc.records import HAS_VECTOR, ROW, Header, Rows, appearance_number
 from history_svc.sealed import build
 from mesh.embeddings import FACE_MODEL
 
@@ -66,4 +66,5 @@ def _appearance(part: Part, rows: Rows, at: int) -> Appearance:
         int(last["time_ns"]), entry, last.tobytes(), entry, _CONFIDENCE, A_TRACK, A_TRACK,
     )  # fmt: skip
     appearance.face_sum, appearance.face_square = total, float(total @ total)
+    appearance.number = appearance_number(appearance.id)
     return appearance

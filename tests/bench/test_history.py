@@ -57,7 +57,7 @@ def test_both_baselines_take_time() -> None:
     data = Data(ROWS, 0, 10**12)
     _, photos = data.queries(3, seed=1)
     exact = all_of(data)
-    assert exact.as_shipped(photos, 0.5) > 0
+    assert exact.as_shipped(photos) > 0
     assert exact.best_scan(photos, 0.5) > 0
 
 
