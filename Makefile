@@ -37,8 +37,9 @@ lint: $(DEV) $(STUBS) $(NODE) ## ruff, mypy --strict, buf lint, buf breaking
 	@node_modules/.bin/buf lint
 	@scripts/breaking.sh
 
-bench: $(DEV) $(STUBS) ## measure the running mesh (ARGS="--help" for what)
+bench: $(DEV) $(STUBS) ## measure the running mesh, and history with a million faces (ARGS="--help": the mesh only)
 	@$(PY) -m bench $(ARGS)
+	@[ -n "$(ARGS)" ] || $(PY) -m bench.history
 
 bench-full: $(DEV) $(STUBS) ## measure history with one and with ten million faces (16 GB of memory, 10 GB of disk)
 	@$(PY) -m bench.history

@@ -53,8 +53,10 @@ def _seal(directory: Path, number: int, part: Part) -> None:
         part.owners,
         [_appearance(part, rows, first) for first in range(0, len(rows), A_TRACK)],
         [],
+        next_face=part.start + len(rows),
+        fresh=len(rows) // A_TRACK,
     )
-    build.write(directory, Header(STORE, FACE_MODEL, DIMENSION), number, number, content)
+    build.write(directory, Header(STORE, FACE_MODEL, DIMENSION), build.Place(number, number), content)
 
 
 def _appearance(part: Part, rows: Rows, at: int) -> Appearance:
