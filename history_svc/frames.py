@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,8 @@ _ORPHAN_HOURS: Final = 4
 # Markers without a length (T.81, B.1.1.3): fill, TEM, RSTn, SOI; and those that begin a frame and hold its size.
 _ALONE: Final = frozenset({0x01, *range(0xD0, 0xD9)})
 _FRAME_HEADERS: Final = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
+
+Known = Callable[[list[str]], Awaitable[Collection[str]]]
 
 
 def frame_id(camera: str, time_ns: int, image: bytes) -> str:
@@ -129,7 +131,7 @@ class FrameStore:
         """What a killed process left goes by retention: for several processes that share the frames."""
         self._saved = None
 
-    async def remove_orphans(self, known: Callable[[list[str]], Collection[str]]) -> int:
+    async def remove_orphans(self, known: Known) -> int:
         """Removes what an earlier process wrote and was killed before it could record; returns how many.
 
         `known` gives those of some frame ids that are recorded. Looks at the newest hours only, so that it is cheap;
@@ -146,9 +148,10 @@ class FrameStore:
         self._saved = None
         return removed
 
-    async def _remove_unknown(self, keys: dict[str, str], known: Callable[[list[str]], Collection[str]]) -> int:
+    async def _remove_unknown(self, keys: dict[str, str], known: Known) -> int:
+        unknown = keys.keys() - set(await known(list(keys)))
         # A frame that is being saved again is not recorded yet: it stays.
-        self._doomed = keys.keys() - set(known(list(keys))) - (self._saved or set())
+        self._doomed = unknown - (self._saved or set())
         try:
             if self._doomed:
                 await self._objects.remove([keys[one] for one in self._doomed])

@@ -64,6 +64,24 @@ class HistoryReads(Protocol):
         """The frame with this id, and what it shows."""
 
 
+class HistoryErasing(Protocol):
+    """Removes appearances, their detections, faces and frames, for good."""
+
+    async def plan(self, appearances: Collection[bytes]) -> Receipt:
+        """What `erase` would remove; it names no erasure. Raises NotFound."""
+
+    async def erase(self, appearances: Collection[bytes], request_id: str) -> Receipt:
+        """Removes these and says what that was, once it is done and was found to be.
+
+        None of it is found from when this returns on, whoever is asked, and none of its detections comes back when it
+        is sent again. A request that was made before is only waited for. What a crash cut off MUST be finished by
+        itself. Raises NotFound for an appearance that is not there, and MeshError when it is not done.
+        """
+
+    async def receipt(self, erasure_id: str) -> Receipt | None:
+        """The receipt of an erasure, done or not."""
+
+
 class HistoryStore(Protocol):
     """The history of one store (a shop, `stores/{store}`).
 
@@ -88,6 +106,10 @@ class HistoryStore(Protocol):
     def frames(self) -> FrameStore:
         """The images of evidence frames."""
 
+    @property
+    def erasing(self) -> HistoryErasing:
+        """Erasures."""
+
     def oldest_ns(self) -> int:
         """What is older is neither taken nor found."""
 
@@ -102,15 +124,3 @@ class HistoryStore(Protocol):
 
     async def close(self) -> None:
         """Ends what is under way. Nobody waits for an answer any more."""
-
-
-class HistoryErasing(Protocol):
-    """Removes appearances for good."""
-
-    async def erase(self, appearances: Collection[bytes], request_id: str) -> Receipt:
-        """Removes these, their detections, faces and frames, for good, and says what that was.
-
-        None of it is found from when this returns on, and none of its detections comes back when it is sent again.
-        A request that was made before is only answered. Raises NotFound for an appearance that is not there, and
-        MeshError when it is not done: asking again goes on with it.
-        """

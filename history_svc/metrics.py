@@ -30,3 +30,4 @@ SEAL_FAILURES = Counter("poi_history_seal_failures_total", "Segments that could 
 SEGMENTS = Gauge("poi_history_segments", "Sealed segments.")
 QUARANTINED_SEGMENTS = Counter("poi_history_quarantined_segments_total", "Damaged sealed segments put aside.")
 CONFLICTS = Counter("poi_history_conflicts_total", "Groups of batches decided again, as others wrote the same tracks.")
+ERASED = Counter("poi_history_erased_total", "Appearances erased.")

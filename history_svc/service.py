@@ -73,8 +73,7 @@ class HistoryServicer(history_pb2_grpc.HistoryServiceServicer):
             request.interval, request.cameras, int(state.get("before", self._history.index.next_number))
         )
         probes = await self._queries.probes(request)
-        least = request.min_similarity if request.HasField("min_similarity") else self._min_similarity
-        hits = await self._searches.find(probes, least, scope)
+        hits = await self._searches.find(probes, self._least(request), scope)
         place = by_time if request.order == history_pb2.APPEARANCE_ORDER_TIME else by_similarity
         if place is by_time:
             hits.sort(key=place)
@@ -100,8 +99,7 @@ class HistoryServicer(history_pb2_grpc.HistoryServiceServicer):
         self._check_store(request.parent)
         scope = self._scope(request.interval, (), self._history.index.next_number)
         probes = await self._queries.probes(request.query, "query.")
-        least = request.min_similarity if request.HasField("min_similarity") else self._min_similarity
-        hits = await self._searches.find(probes, least, scope)
+        hits = await self._searches.find(probes, self._least(request), scope)
         best = hits[: journey.MAX_APPEARANCES]
         found = await self._visits_of(best)
         return history_pb2.GetJourneyResponse(
@@ -139,6 +137,39 @@ class HistoryServicer(history_pb2_grpc.HistoryServiceServicer):
         response = translate.appearance(store, found)
         await self._visits.attach([response])
         return response
+
+    async def EraseAppearances(
+        self, request: history_pb2.EraseAppearancesRequest, context: Any
+    ) -> history_pb2.EraseAppearancesResponse:
+        self._check_store(request.parent)
+        if not request.validate_only and not request.request_id:
+            raise InvalidArgument(violations=[("request_id", "is needed, so that a repeat is known as one")])
+        hits: list[Hit] = []
+        if request.HasField("selection"):
+            selection = request.selection
+            scope = self._scope(selection.interval, selection.cameras, self._history.index.next_number, "selection.")
+            probes = await self._queries.probes(selection.query, "selection.query.")
+            hits = await self._searches.find(probes, self._least(selection), scope)
+            ids = [hit.appearance.id for hit in hits]
+        else:
+            ids = [self._appearance_id(at, name) for at, name in enumerate(request.appearances.names)]
+        response = history_pb2.EraseAppearancesResponse()
+        if request.validate_only:
+            response.erasure.CopyFrom(translate.erasure(self._history.store, await self._history.erasing.plan(ids)))
+            for hit in hits[:_MAX_PAGE]:
+                found = translate.appearance(self._history.store, hit.appearance, hit.best)
+                response.hits.add(appearance=found, similarity=hit.similarity)
+            return response
+        receipt = await self._history.erasing.erase(ids, request.request_id)
+        response.erasure.CopyFrom(translate.erasure(self._history.store, receipt))
+        return response
+
+    async def GetErasure(self, request: history_pb2.GetErasureRequest, context: Any) -> history_pb2.Erasure:
+        store, erasure_id = names.parse_erasure(request.name)
+        receipt = await self._history.erasing.receipt(erasure_id) if store == self._history.store else None
+        if receipt is None:
+            raise NotFound(request.name)
+        return translate.erasure(store, receipt)
 
     async def GetFrame(
         self, request: history_pb2.GetFrameRequest, context: Any
@@ -183,18 +214,30 @@ class HistoryServicer(history_pb2_grpc.HistoryServiceServicer):
         if store != self._history.store:
             raise wrong_store("parent", self._history.store)
 
-    def _scope(self, interval: common_pb2.Interval, cameras: Iterable[str], before: int) -> Scope:
+    def _least(
+        self,
+        request: history_pb2.SearchAppearancesRequest | history_pb2.GetJourneyRequest | history_pb2.AppearanceSelection,
+    ) -> float:
+        return request.min_similarity if request.HasField("min_similarity") else self._min_similarity
+
+    def _appearance_id(self, at: int, name: str) -> bytes:
+        store, text = names.parse_appearance(name, f"appearances.names[{at}]")
+        if store != self._history.store:
+            raise wrong_store(f"appearances.names[{at}]", self._history.store)
+        return appearance_id(text, name)
+
+    def _scope(self, interval: common_pb2.Interval, cameras: Iterable[str], before: int, path: str = "") -> Scope:
         start, end = -_FOREVER, _FOREVER
         if interval.HasField("start_time"):
             start = max(start, translate.nanoseconds(interval.start_time))
         if interval.HasField("end_time"):
             end = min(end, translate.nanoseconds(interval.end_time))
         if start > end:
-            raise InvalidArgument(violations=[("interval", "ends before it starts")])
+            raise InvalidArgument(violations=[(f"{path}interval", "ends before it starts")])
         ids: list[str] = []
         for at, name in enumerate(cameras):
-            store, camera = names.parse_camera(name, f"cameras[{at}]")
+            store, camera = names.parse_camera(name, f"{path}cameras[{at}]")
             if store != self._history.store:
-                raise wrong_store(f"cameras[{at}]", self._history.store)
+                raise wrong_store(f"{path}cameras[{at}]", self._history.store)
             ids.append(camera)
         return Scope(start, end, ids or None, before)

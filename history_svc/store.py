@@ -8,7 +8,6 @@ answered.
 from __future__ import annotations
 
 import asyncio
-import errno
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,9 @@ from history_svc import metrics
 from history_svc.appearances import Rules
 from history_svc.book import Book
 from history_svc.draft import Draft, Shelved
+from history_svc.erasing import Erasing
+from history_svc.erasure import Erasures
+from history_svc.errors import refused
 from history_svc.frames import FrameStore
 from history_svc.group import Job, decide
 from history_svc.history import Appending
@@ -35,6 +37,7 @@ from history_svc.records import (
     ROW,
     FrameLink,
     Header,
+    appearance_number,
     appearance_numbers,
     encode_detections,
     encode_frame,
@@ -50,7 +53,7 @@ from history_svc.settings import Settings
 from history_svc.stored import Stored
 from mesh import names
 from mesh.embeddings import DIMENSIONS, FACE_MODEL
-from mesh.errors import MeshError, NotFound, ResourceExhausted, Unavailable
+from mesh.errors import MeshError, NotFound
 
 _log = structlog.get_logger(__name__)
 _NS = 1_000_000_000
@@ -58,7 +61,6 @@ _GROUP_DETECTIONS = 1024
 _FORGET_AT_ONCE = 4096
 _ORPHANS_AFTER_SECONDS = 600.0
 """By then ingest has sent again what was under way, and an object store's clock may be minutes off."""
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class History:
@@ -74,16 +76,30 @@ class History:
         directory: Directory,
         ledger: Ledger,
         stored: Stored,
+        erasures: Erasures,
     ) -> None:
         self.book, self.index, self.sealed, self.frames = book, sealed, sealed, frames
-        self.reads = Reads(book, sealed)
+        self.reads = Reads(book, sealed, erasures)
         self.store = settings.store
         self._intake = Intake(settings.store, FACE_MODEL, DIMENSIONS[FACE_MODEL], settings.max_frame_bytes)
         self._settings, self._log, self._ledger, self._stored = settings, log, ledger, stored
-        self._sealing = Sealing(sealed, directory, ledger, log, settings, self._take)
+        self._sealing = Sealing(sealed, directory, ledger, log, settings, erasures, self._take)
         self._rules = _rules(settings)
         self._jobs: asyncio.Queue[Job] = asyncio.Queue()
         self._deciding = asyncio.Lock()
+        self.erasures = erasures
+        self.erasing = Erasing(
+            settings.store,
+            book,
+            sealed,
+            self.reads,
+            erasures,
+            self._sealing,
+            self._deciding,
+            self._roll,
+            frames,
+            settings.data_dir / "quarantine",
+        )
         self._tasks: set[asyncio.Task[Any]] = set()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="log")
 
@@ -105,7 +121,8 @@ class History:
         book = Book(rules.gap_ns)
         ledger = Ledger(book, settings.seal_faces, settings.seal_seconds)
         sealed = SegmentedIndex(header.dimension, settings.search_threads)
-        stored = Stored(sealed, book, rules.gap_ns)
+        erasures = Erasures(settings.data_dir / "erasures")
+        stored = Stored(sealed, book, erasures, rules.gap_ns)
         try:
             directory = Directory(settings.data_dir / "segments", settings.data_dir / "quarantine", header)
             for segment in directory.open(settings.search_threads):
@@ -114,10 +131,11 @@ class History:
                 log.discard(segment.manifest.first_log, segment.manifest.last_log)
         except OtherHeader as error:
             raise OtherData.of(error.header, header) from None
-        replay = Replay(header, book, sealed, rules, ledger, stored)
+        sealed.remove([appearance_number(one) for one in erasures.erased.appearances])
+        replay = Replay(header, book, sealed, rules, ledger, stored, erasures.erased)
         log.recover(replay.apply, replay.closed)
         frames = FrameStore.open(settings.frames_url, settings.data_dir / "frames", Seam())
-        history = cls(settings, log, frames, book, sealed, directory, ledger, stored)
+        history = cls(settings, log, frames, book, sealed, directory, ledger, stored, erasures)
         floor = history.oldest_ns()
         book.drop_before(floor)
         sealed.drop_before(floor)
@@ -169,6 +187,7 @@ class History:
             "sweep": self.sweep,
             "seal": self.seal,
             "verify": self.verify,
+            "erase": self.erasing.run,
             "orphan frames": self.remove_orphan_frames,
         }
 
@@ -205,6 +224,9 @@ class History:
                     self._file_closed()
                     self._ledger.drop(files)
                 segments = await self._sealing.drop_before(floor)
+            for erasure in self.erasures.forgettable(floor):
+                await asyncio.to_thread(self.erasures.write, erasure)
+                self.erasures.take(erasure)
             frames = await self.frames.drop_before(floor)
             self._gauge()
             if files or segments or frames:
@@ -213,11 +235,14 @@ class History:
     async def remove_orphan_frames(self) -> None:
         """Removes, once, the frames that a process wrote before this one and was killed before it recorded them."""
         await asyncio.sleep(_ORPHANS_AFTER_SECONDS)
-        orphans = await self.frames.remove_orphans(self._known_frames)
+        orphans = await self.frames.remove_orphans(self.reads.frames_of)
         _log.info("orphan_frames_removed", frames=orphans)
 
-    def _known_frames(self, ids: list[str]) -> set[str]:
-        return {one for one in ids if self.book.frame(one) is not None or self.sealed.shelf.frame(one) is not None}
+    async def _roll(self) -> None:
+        """Ends the log file that is written."""
+        async with self._deciding:
+            await asyncio.get_running_loop().run_in_executor(self._writer, self._log.roll)
+            self._file_closed()
 
     def _file_closed(self) -> None:
         """Log files that were ended may fill a segment now."""
@@ -267,7 +292,7 @@ class History:
         except OSError as error:
             metrics.WRITE_FAILURES.inc()
             _log.error("write_failed", error=str(error), batches=len(jobs))
-            _fail(jobs, _refused(error))
+            _fail(jobs, refused(error))
             self._file_closed()
             return
         except Exception as error:
@@ -299,13 +324,14 @@ class History:
     async def _shelved(self, jobs: list[Job]) -> Shelved | None:
         """What sealed segments have of all that these jobs may need."""
         asked = [one for job in jobs for one in job.observations if self.book.appearance_of(one.detection) is None]
-        sights = [(one.track, one.time_ns) for one in asked]
+        detections, sights = [one.detection for one in asked], [(one.track, one.time_ns) for one in asked]
         shown = {one for job in jobs for link in job.links for one in link.appearances}
+        erased = self._stored.erased(detections)
         if not self._stored.needed(sights, shown):
-            return None
-        detections = [one.detection for one in asked]
+            return Shelved(erased) if erased else None
         shelved = partial(self._stored.shelved, detections, sights, shown)
-        return await asyncio.get_running_loop().run_in_executor(self._writer, shelved)
+        found = await asyncio.get_running_loop().run_in_executor(self._writer, shelved)
+        return Shelved({**found.detections, **erased}, found.appearances)
 
     async def _take(self, segment: SealedFaces, logs: Sequence[LogFile]) -> None:
         """From now on a segment answers for what is in it."""
@@ -344,14 +370,6 @@ class History:
 
 def _rules(settings: Settings) -> Rules:
     return Rules(int(settings.gap_seconds * _NS), settings.other_person_similarity)
-
-
-def _refused(error: OSError) -> MeshError:
-    if error.errno in _FULL:
-        return ResourceExhausted(
-            "the disk is full: nothing of the batch is stored", reason="DISK_FULL", retry_after=1.0
-        )
-    return Unavailable("the disk did not take the batch", reason="DISK_FAILED", retry_after=1.0)
 
 
 def _fail(jobs: list[Job], error: Exception) -> None:

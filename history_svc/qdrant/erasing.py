@@ -6,17 +6,22 @@ is newer than, and so does each of its detections, those included that are count
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Final
 
 import orjson
 import structlog
 from qdrant_client import models
 
+from history_svc import metrics
 from history_svc.appearances import Appearance
 from history_svc.erasure import Receipt
+from history_svc.frames import FrameStore
 from history_svc.qdrant.collections import FACE
 from history_svc.qdrant.database import Database, equals, one_of, point_id, with_id
 from history_svc.qdrant.index import detection_point_id
@@ -35,6 +40,7 @@ from mesh import names
 from mesh.errors import NotFound, Unavailable
 
 _ATTEMPTS: Final = 50
+_LEFT_ALONE_NS: Final = 60 * 1_000_000_000
 _log = structlog.get_logger(__name__)
 
 
@@ -44,9 +50,13 @@ class Eraser:
     def __init__(self, database: Database, reads: QdrantReads, tracks: Tracks) -> None:
         self._database, self._reads, self._tracks = database, reads, tracks
 
-    def known(self, request_id: str) -> Receipt | None:
-        """The receipt of the erasure that was asked for with this request id, done or not."""
-        key = self._record_id(request_id)
+    def erasure_id(self, request_id: str) -> str:
+        """The id, 32 hex digits, of the erasure that is asked for with this request id."""
+        return point_id("erasure", self._database.store, request_id).replace("-", "")
+
+    def known(self, erasure_id: str) -> Receipt | None:
+        """The receipt of an erasure, done or not."""
+        key = self._record_id(erasure_id)
         found = self._database.get(self._database.records, [key])
         return Receipt(**orjson.loads(found[key]["receipt"])) if key in found else None
 
@@ -56,35 +66,26 @@ class Eraser:
         points = self._database.scroll(self._database.records, wanted, ["receipt"])
         return [Receipt(**orjson.loads((one.payload or {})["receipt"])) for one in points]
 
+    def plan(self, appearances: Collection[bytes]) -> Receipt:
+        """What an erasure of these would remove. Raises NotFound, Unavailable."""
+        return self._plan(appearances)[0]
+
     def begin(self, appearances: Collection[bytes], request_id: str) -> Receipt:
         """Writes down what is to go; the same request twice is one. Raises NotFound, Unavailable."""
-        found = self._reads.with_ids(set(appearances))
-        for one in appearances:
-            if one not in found:
-                raise NotFound(names.appearance(self._database.store, one.hex()))
-        receipt = Receipt(
-            point_id("receipt", self._database.store, request_id).replace("-", ""),
-            request_id,
-            begun_ns=time.time_ns(),
-            done_ns=0,
-            appearances=len(found),
-            detections=self._database.count(self._database.detections, self._of(found)),
-            faces=sum(one.face_count for one in found.values()),
-            frames=len(self._frames(found)),
-        )
+        receipt, going = self._plan(appearances)
+        receipt = replace(receipt, id=self.erasure_id(request_id), request_id=request_id, begun_ns=time.time_ns())
         # Where it has begun already, it stays as it was.
         nobody = models.Filter(must=[equals("kind", "nothing")])
-        self._database.put(self._database.records, [self._record(receipt, found.values())], only=nobody)
-        return self.known(request_id) or receipt
+        self._database.put(self._database.records, [self._record(receipt, going.values())], only=nobody)
+        return self.known(receipt.id) or receipt
 
-    def finish(self, request_id: str) -> tuple[Receipt, list[Frame]]:
+    def finish(self, erasure_id: str) -> list[Frame]:
         """Removes what `begin` wrote down, and makes sure that it is gone; returns the frames whose images are to go.
 
         Call `done` when these are gone. Raises Unavailable; may be done again.
         """
-        record = self._database.get(self._database.records, [self._record_id(request_id)])
+        record = self._database.get(self._database.records, [self._record_id(erasure_id)])
         (payload,) = record.values()
-        receipt = Receipt(**orjson.loads(payload["receipt"]))
         going = {one.id: one for one in map(unpack_appearance, orjson.loads(payload["state"]))}
         frames = self._frames(going)
         # Late arrivals do not find them any more, and nobody who has one in mind gets it back here.
@@ -94,7 +95,7 @@ class Eraser:
         unwritten = self._forget(going, frames, others)
         self._remove_detections(going, unwritten)
         self._verify(going)
-        return receipt, frames
+        return frames
 
     def done(self, receipt: Receipt, frames: Sequence[Frame]) -> Receipt:
         """Removes the frames' points, as their images are gone, and ends the erasure."""
@@ -105,6 +106,23 @@ class Eraser:
         self._database.put(self._database.records, [self._record(receipt, ())])
         _log.info("erased", erasure=receipt.id, appearances=receipt.appearances, detections=receipt.detections)
         return receipt
+
+    def _plan(self, appearances: Collection[bytes]) -> tuple[Receipt, dict[bytes, Appearance]]:
+        found = self._reads.with_ids(set(appearances))
+        for one in appearances:
+            if one not in found:
+                raise NotFound(names.appearance(self._database.store, one.hex()))
+        receipt = Receipt(
+            "",
+            "",
+            begun_ns=0,
+            done_ns=0,
+            appearances=len(found),
+            detections=self._database.count(self._database.detections, self._of(found)),
+            faces=sum(one.face_count for one in found.values()),
+            frames=len(self._frames(found)),
+        )
+        return receipt, found
 
     def _forget(
         self, going: Mapping[bytes, Appearance], frames: Collection[Frame], others: Iterable[Appearance]
@@ -168,8 +186,8 @@ class Eraser:
     def _of(self, appearances: Iterable[bytes]) -> models.Filter:
         return self._database.where(one_of("appearance_id", map(uuid_of, appearances)))
 
-    def _record_id(self, request_id: str) -> str:
-        return point_id("erasure", self._database.store, request_id)
+    def _record_id(self, erasure_id: str) -> str:
+        return point_id("erasure record", self._database.store, erasure_id)
 
     def _record(self, receipt: Receipt, going: Iterable[Appearance]) -> models.PointStruct:
         """Without a face: what has to go is all that it says of anybody."""
@@ -180,4 +198,43 @@ class Eraser:
             "receipt": orjson.dumps(asdict(receipt)).decode(),
             "state": orjson.dumps([pack_appearance(one, face=False) for one in going]).decode(),
         }
-        return models.PointStruct(id=self._record_id(receipt.request_id), vector={}, payload=payload)
+        return models.PointStruct(id=self._record_id(receipt.id), vector={}, payload=payload)
+
+
+class QdrantErasing:
+    """Erasures: `history.HistoryErasing`. Of the loop's thread."""
+
+    def __init__(self, eraser: Eraser, frames: FrameStore, writer: ThreadPoolExecutor) -> None:
+        """`writer` is the one thread that writes tracks."""
+        self._eraser, self._frames, self._writer = eraser, frames, writer
+
+    async def plan(self, appearances: Collection[bytes]) -> Receipt:
+        """What `erase` would remove; it names no erasure. Raises NotFound."""
+        return await asyncio.to_thread(self._eraser.plan, appearances)
+
+    async def erase(self, appearances: Collection[bytes], request_id: str) -> Receipt:
+        """As HistoryErasing says."""
+        known = await self.receipt(self._eraser.erasure_id(request_id))
+        if known is None and not appearances:
+            return Receipt("", request_id, 0, 0, 0, 0, 0, 0)
+        if known is None:
+            known = await asyncio.to_thread(self._eraser.begin, appearances, request_id)
+            metrics.ERASED.inc(known.appearances)
+        return known if known.done_ns else await self._finish(known)
+
+    async def receipt(self, erasure_id: str) -> Receipt | None:
+        """The receipt of an erasure, done or not."""
+        return await asyncio.to_thread(self._eraser.known, erasure_id)
+
+    async def finish_others(self) -> None:
+        """Finishes what somebody began a while ago, and was killed. Raises MeshError."""
+        before_ns = time.time_ns() - _LEFT_ALONE_NS
+        for receipt in await asyncio.to_thread(self._eraser.unfinished):
+            if receipt.begun_ns < before_ns:
+                await self._finish(receipt)
+
+    async def _finish(self, receipt: Receipt) -> Receipt:
+        finish = partial(self._eraser.finish, receipt.id)
+        frames = await asyncio.get_running_loop().run_in_executor(self._writer, finish)
+        await self._frames.remove(frames)
+        return await asyncio.to_thread(self._eraser.done, receipt, frames)

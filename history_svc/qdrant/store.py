@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +18,6 @@ from poi.v1 import history_pb2
 
 from history_svc import metrics
 from history_svc.appearances import Rules
-from history_svc.erasure import Receipt
 from history_svc.frames import FrameStore
 from history_svc.group import Group, Job
 from history_svc.history import Appending
@@ -26,7 +25,7 @@ from history_svc.intake import Batch, Intake, Observation, Upload
 from history_svc.qdrant.appending import Appender
 from history_svc.qdrant.collections import connect
 from history_svc.qdrant.database import Database, between, equals, with_id
-from history_svc.qdrant.erasing import Eraser
+from history_svc.qdrant.erasing import Eraser, QdrantErasing
 from history_svc.qdrant.index import QdrantIndex
 from history_svc.qdrant.reads import QdrantReads
 from history_svc.qdrant.states import frame_point_id
@@ -43,8 +42,6 @@ _NS: Final = 1_000_000_000
 _GROUP_DETECTIONS: Final = 1024
 _ATTEMPTS: Final = 12
 _PAUSE_SECONDS: Final = 0.02
-_UNFINISHED_SECONDS: Final = 60.0
-"""So long an erasure is left to the process that began it."""
 
 
 class QdrantHistory:
@@ -57,12 +54,12 @@ class QdrantHistory:
         rules = Rules(int(settings.gap_seconds * _NS), settings.other_person_similarity)
         tracks = Tracks(database, self.index, rules.gap_ns)
         self._appender = Appender(database, self.index, tracks, self.reads, rules)
-        self._eraser = Eraser(database, self.reads, tracks)
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
+        self.erasing = QdrantErasing(Eraser(database, self.reads, tracks), frames, self._writer)
         self._settings, self._database = settings, database
         self._intake = Intake(settings.store, FACE_MODEL, DIMENSIONS[FACE_MODEL], settings.max_frame_bytes)
         self._jobs: asyncio.Queue[Job] = asyncio.Queue()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
         self.index.drop_before(self.oldest_ns())
 
     @classmethod
@@ -144,30 +141,11 @@ class QdrantHistory:
                 frames = await self.frames.drop_before(floor)
                 if detections or records or frames:
                     _log.info("expired", detections=detections, records=records, frames=frames)
-                for request_id in await asyncio.to_thread(self._unfinished):
-                    await self._finish(request_id)
+                await self.erasing.finish_others()
                 await asyncio.to_thread(self._gauge)
             except MeshError as error:
                 _log.error("sweep_failed", error=str(error))
             await asyncio.sleep(self._settings.sweep_seconds)
-
-    async def erase(self, appearances: Collection[bytes], request_id: str) -> Receipt:
-        """As HistoryStore says."""
-        known = await asyncio.to_thread(self._eraser.known, request_id)
-        if known is None:
-            known = await asyncio.to_thread(self._eraser.begin, appearances, request_id)
-        return known if known.done_ns else await self._finish(request_id)
-
-    async def _finish(self, request_id: str) -> Receipt:
-        loop = asyncio.get_running_loop()
-        # In the writer's thread: it writes tracks, too.
-        receipt, frames = await loop.run_in_executor(self._writer, self._eraser.finish, request_id)
-        await self.frames.remove(frames)
-        return await asyncio.to_thread(self._eraser.done, receipt, frames)
-
-    def _unfinished(self) -> list[str]:
-        before_ns = time.time_ns() - int(_UNFINISHED_SECONDS * _NS)
-        return [one.request_id for one in self._eraser.unfinished() if one.begun_ns < before_ns]
 
     def _remove_before(self, time_ns: int) -> tuple[int, int]:
         old = self._database.where(between("end_us", None, time_ns // 1000))

@@ -98,6 +98,31 @@ class Shelf:
             found |= segment.find(detections, times)
         return found
 
+    def detections_of(self, numbers: Collection[int]) -> dict[bytes, bytes]:
+        """The detections of appearances with these numbers, and their appearances."""
+        wanted = np.array(list(numbers), np.int64)
+        found: dict[bytes, bytes] = {}
+        for segment in self._newest_first:
+            for at in np.flatnonzero(np.isin(segment.table.appearances, wanted)).tolist():
+                found[segment.table.id_at("detection", at)] = segment.table.id_at("appearance", at)
+        return found
+
+    def holding(self, numbers: Collection[int], frames: Collection[str]) -> list[SealedFaces]:
+        """The segments with anything of these appearances, of these frames, or of what else the frames show."""
+        wanted = set(numbers)
+        for frame_id in frames:
+            for segment in self._newest_first:
+                link = segment.frames.find(frame_id)
+                wanted.update(appearance_number(one) for one in (link.appearances if link is not None else ()))
+        found = np.array(list(wanted), np.int64)
+        return [
+            segment
+            for segment in self._newest_first[::-1]
+            if (segment.appearances.with_numbers(found) >= 0).any()
+            or np.isin(segment.table.appearances, found).any()
+            or any(segment.frames.find(one) is not None for one in frames)
+        ]
+
     def _current(
         self,
         of: NDArray[np.int64],

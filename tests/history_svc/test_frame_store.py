@@ -75,6 +75,11 @@ async def objects(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
                 await one.remove_below(folder)
 
 
+async def _nothing(ids: list[str]) -> set[str]:
+    """No frame is known."""
+    return set()
+
+
 async def test_a_frame_is_read_as_it_was_in_small_parts_and_sealed_where_it_is(objects: Objects) -> None:
     store = FrameStore(objects, Backwards())
     image = os.urandom((5 << 20) + 1)
@@ -149,7 +154,7 @@ async def test_what_a_killed_process_did_not_record_is_removed(objects: Objects)
     await store.save(new := frame(b"new"), b"new")
     asked: list[str] = []
 
-    def known(ids: list[str]) -> set[str]:
+    async def known(ids: list[str]) -> set[str]:
         asked.extend(ids)
         return {recorded.id}
 
@@ -176,7 +181,7 @@ async def test_an_orphan_that_comes_again_while_it_is_removed_is_there(objects: 
         await remove(keys)
 
     objects.remove = slow  # type: ignore[method-assign, assignment]
-    assert await store.remove_orphans(lambda _: ()) == 1
+    assert await store.remove_orphans(_nothing) == 1
     assert removing.is_set()
     await asyncio.gather(*saving)
 
@@ -192,7 +197,7 @@ async def test_what_a_crash_left_of_a_write_goes_with_the_orphans_or_the_hour(tm
     (folders[1] / "b.jpg#1").write_bytes(b"being written")
 
     assert await store.drop_before(NOW) == 0
-    assert await store.remove_orphans(lambda _: ()) == 1
+    assert await store.remove_orphans(_nothing) == 1
     assert not folders[0].exists()
     assert [path.name for path in folders[1].iterdir()] == ["b.jpg#1"]
 
@@ -205,7 +210,7 @@ async def test_an_outage_is_unavailable_within_seconds_and_passes(server: s3.S3)
     with pytest.raises(Unavailable) as raised:
         await store.save(one, b"image")
     took = time.monotonic() - began
-    for failing in (read(store, one), store.remove([one]), store.drop_before(NOW), store.remove_orphans(set)):
+    for failing in (read(store, one), store.remove([one]), store.drop_before(NOW), store.remove_orphans(_nothing)):
         with pytest.raises(Unavailable):
             await failing
     server.down = False
