@@ -93,6 +93,10 @@ class Erasures:
         """The receipt of the erasure that was asked for with this request id."""
         return next((one.receipt for one in self._known.values() if one.receipt.request_id == request_id), None)
 
+    def all(self) -> list[Erasure]:
+        """Every erasure, done or not."""
+        return list(self._known.values())
+
     @property
     def pending(self) -> list[Erasure]:
         """What has begun and is not done."""

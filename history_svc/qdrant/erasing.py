@@ -107,6 +107,11 @@ class Eraser:
         _log.info("erased", erasure=receipt.id, appearances=receipt.appearances, detections=receipt.detections)
         return receipt
 
+    def take_over(self, receipt: Receipt, detections: Mapping[bytes, bytes]) -> None:
+        """An erasure that was done elsewhere: these detections, of these appearances, do not come back."""
+        self._remove_detections((), detections)
+        self._database.put(self._database.records, [self._record(receipt, ())])
+
     def _plan(self, appearances: Collection[bytes]) -> tuple[Receipt, dict[bytes, Appearance]]:
         found = self._reads.with_ids(set(appearances))
         for one in appearances:
@@ -155,8 +160,8 @@ class Eraser:
         """Writes over them rather than delete them: one that is on its way never finds its place empty."""
         store, now_us = self._database.store, time.time_ns() // 1000
         graves = [(detection_point_id(store, key), uuid_of(one), now_us) for key, one in unwritten.items()]
-        wanted = self._of(going)
-        for point in self._database.scroll(self._database.detections, wanted, ["appearance_id", "time_us"]):
+        stored = self._database.scroll(self._database.detections, self._of(going), ["appearance_id", "time_us"])
+        for point in stored if going else ():
             payload = point.payload or {}
             graves.append((str(point.id), payload["appearance_id"], payload["time_us"]))
         points = [

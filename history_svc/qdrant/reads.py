@@ -37,7 +37,7 @@ class QdrantReads:
 
     async def numbered(self, numbers: Iterable[int]) -> dict[int, Appearance]:
         """Those of the appearances with these numbers that there are."""
-        return await asyncio.to_thread(self._with_numbers, set(numbers))
+        return await asyncio.to_thread(self.with_numbers, set(numbers))
 
     async def newest_first(
         self,
@@ -56,22 +56,23 @@ class QdrantReads:
 
     def with_ids(self, ids: Collection[bytes]) -> dict[bytes, Appearance]:
         """As `appearances`."""
-        found = self._with_numbers({appearance_number(one) for one in ids})
+        found = self.with_numbers({appearance_number(one) for one in ids})
         return {one.id: one for one in found.values() if one.id in ids}
 
-    def showing(self, frames: Collection[str]) -> list[Appearance]:
-        """The appearances with any of these frames."""
-        wanted = self._database.where(equals("kind", "appearance"), one_of("frames", frames))
-        points = self._database.scroll(self._database.records, wanted, _STATE)
-        return [read_appearance(point.payload or {}) for point in points]
-
-    def _with_numbers(self, numbers: Collection[int]) -> dict[int, Appearance]:
+    def with_numbers(self, numbers: Collection[int]) -> dict[int, Appearance]:
+        """As `numbered`."""
         if not numbers:
             return {}
         ids = [appearance_point_id(self._database.store, one) for one in numbers]
         found = self._database.get(self._database.records, ids, _STATE)
         appearances = [read_appearance(one) for one in found.values() if one["kind"] == "appearance"]
         return {one.number: one for one in appearances}
+
+    def showing(self, frames: Collection[str]) -> list[Appearance]:
+        """The appearances with any of these frames."""
+        wanted = self._database.where(equals("kind", "appearance"), one_of("frames", frames))
+        points = self._database.scroll(self._database.records, wanted, _STATE)
+        return [read_appearance(point.payload or {}) for point in points]
 
     def _newest_first(
         self,

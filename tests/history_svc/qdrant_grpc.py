@@ -6,6 +6,7 @@ that are refused, held up or fail are a test's: see `before_upsert`.
 
 import functools
 import threading
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -27,6 +28,8 @@ class QdrantServer:
     """Listens on a free port of this machine until `close`."""
 
     def __init__(self) -> None:
+        warnings.filterwarnings("ignore", "Payload indexes have no effect in the local Qdrant")
+        warnings.filterwarnings("ignore", "Local mode ")
         self.client = QdrantClient(":memory:")
         self.turn = threading.Lock()
         self.created: list[Any] = []

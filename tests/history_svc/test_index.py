@@ -25,6 +25,7 @@ def make_faces(random: np.random.Generator, count: int, first: int, people: int 
     rows = np.zeros(count, ROW)
     rows["time_ns"] = random.integers(0, 1000, count)
     rows["alignment"] = random.integers(0, 3, count)
+    rows["detection"] = np.array([b"detection%07d" % at for at in range(first, first + count)], "V16")
     rows["face_confidence"] = np.arange(first, first + count)  # tells rows apart
     cameras = [CAMERAS[at] for at in random.integers(0, 3, count)]
     appearances = random.integers(0, people, count)
@@ -68,6 +69,8 @@ class HistoryIndexTest:
 
     tolerance = 1e-5
     """Of a similarity."""
+    added = 20_000
+    """Faces that are added during searches."""
 
     def make(self) -> HistoryIndex:
         raise NotImplementedError
@@ -141,7 +144,7 @@ class HistoryIndexTest:
 
         thread = threading.Thread(target=search)
         thread.start()
-        for first in range(0, 20_000, 50):
+        for first in range(0, self.added, 50):
             faces = make_faces(random, 50, first)
             vectors = np.where(np.arange(50)[:, None] == 7, probe, -np.abs(probe))
             index.add(Faces(faces.numbers, faces.numbers, faces.cameras, faces.rows, vectors.astype(np.float32)))
@@ -149,7 +152,7 @@ class HistoryIndexTest:
         thread.join()
 
         assert seen == sorted(seen)
-        assert as_dict(index.search(Probes(probe, probe), 0.998, Scope())).keys() == set(range(7, 20_000, 50))
+        assert as_dict(index.search(Probes(probe, probe), 0.998, Scope())).keys() == set(range(7, self.added, 50))
         index.close()
 
 
