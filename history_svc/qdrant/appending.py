@@ -36,12 +36,18 @@ class Appender:
         observations = [one for job in jobs for one in job.observations]
         self._write_frames(jobs)
         linked = {one for job in jobs for link in job.links for one in link.appearances}
-        known = self._index.stored(one.detection for one in observations)
         shown = self._reads.with_ids(linked)
-        tracks = {one.track for one in observations if one.detection not in known}
-        tracks |= {(one.camera, one.object_id) for one in shown.values()}
+        tracks = {one.track for one in observations} | {(one.camera, one.object_id) for one in shown.values()}
+        # Tracks, then what is there: who is writing a detection at this moment is seen in one of them, or else changes
+        # the track after we read it, and then we do not get to write it.
         states = self._tracks.read(tracks)
         pending = {key: one for state in states.values() for key, one in state.pending.items()}
+        known = self._index.stored({*pending, *(one.detection for one in observations)})
+        pending = {key: one for key, one in pending.items() if key not in known}
+        for state in states.values():
+            state.pending = {key: one for key, one in state.pending.items() if key in pending}
+        if linked:
+            shown = self._reads.with_ids(linked)
         new = [one for one in observations if one.detection not in known and one.detection not in pending]
         settled = self._tracks.settled([(states[one.track], one.time_ns) for one in new])
         candidates = {one.id: one for one in settled} | shown

@@ -149,7 +149,7 @@ class Migration:
         return len(appearances)
 
     def _forget_erased(self) -> None:
-        eraser = Eraser(self._database, self._reads, Tracks(self._database, self._index, 0))
+        eraser = Eraser(self._database, self._reads, Tracks(self._database, 0))
         for erasure in self._source.erasures():
             eraser.take_over(erasure.receipt, erasure.detections)
 

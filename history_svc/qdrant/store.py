@@ -52,7 +52,7 @@ class QdrantHistory:
         self.index = QdrantIndex(database, exact=settings.qdrant_exact)
         self.reads = QdrantReads(database)
         rules = Rules(int(settings.gap_seconds * _NS), settings.other_person_similarity)
-        tracks = Tracks(database, self.index, rules.gap_ns)
+        tracks = Tracks(database, rules.gap_ns)
         self._appender = Appender(database, self.index, tracks, self.reads, rules)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
         self.erasing = QdrantErasing(Eraser(database, self.reads, tracks), frames, self._writer)

@@ -12,7 +12,6 @@ from qdrant_client import models
 
 from history_svc.appearances import Appearance
 from history_svc.qdrant.database import Database, between, equals, one_of
-from history_svc.qdrant.index import QdrantIndex
 from history_svc.qdrant.states import (
     TrackState,
     appearance_point,
@@ -29,26 +28,24 @@ _REMEMBERED: Final = 65_536
 class Tracks:
     """See the module. `gap_ns` as in appearances.Rules."""
 
-    def __init__(self, database: Database, index: QdrantIndex, gap_ns: int) -> None:
-        self._database, self._index, self._gap_ns = database, index, gap_ns
+    def __init__(self, database: Database, gap_ns: int) -> None:
+        self._database, self._gap_ns = database, gap_ns
         # The version of each track after a write of this process that was completed: nothing of it is pending.
         self._completed: OrderedDict[Track, str] = OrderedDict()
 
     def read(self, tracks: Iterable[Track]) -> dict[Track, TrackState]:
-        """Each of these as it is, new where there is none, with what may truly be pending."""
+        """Each of these as it is, new where there is none.
+
+        What is pending may be there meanwhile: ask for detections after this, never before.
+        """
         store = self._database.store
         ids = {track_point_id(store, one): one for one in tracks}
         found = self._database.get(self._database.records, ids, ["version", "revision", "state"])
         states = {track: TrackState(track) for track in ids.values()}
         states |= {ids[key]: read_track(payload) for key, payload in found.items()}
         for track, state in states.items():
-            if state.pending and self._completed.get(track) == state.version:
+            if self._completed.get(track) == state.version:
                 state.pending = {}
-        unsure = [detection for state in states.values() for detection in state.pending]
-        if unsure:
-            stored = self._index.stored(unsure)
-            for state in states.values():
-                state.pending = {key: one for key, one in state.pending.items() if key not in stored}
         return states
 
     def settled(self, sights: Sequence[tuple[TrackState, int]]) -> list[Appearance]:

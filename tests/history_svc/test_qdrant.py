@@ -1,4 +1,4 @@
-"""The index on Qdrant: on the client's local mode, behind a server, always; on a real one where POI_TEST_QDRANT_URL is."""
+"""The index on Qdrant: the client's local mode behind a server, or the real one that POI_TEST_QDRANT_URL names."""
 
 import uuid
 from collections.abc import Callable, Iterator
