@@ -99,7 +99,8 @@ class Settings(ServerSettings):
     """Searches that run side by side; more wait."""
 
     qdrant_url: QdrantUrl = ""
-    """Keep the faces that are searched in this Qdrant, http[s]://[:API_KEY@]HOST[:GRPC_PORT]; empty: in memory."""
+    """Keep the history in this Qdrant, http[s]://[:API_KEY@]HOST[:GRPC_PORT], and nothing in the data directory: then
+    several processes may serve it, and `frames_url` must name what they share. Empty: in the data directory."""
     qdrant_exact: bool = False
     """Let Qdrant compare every face in scope: misses none, and takes longer the more there are."""
 

@@ -1,135 +1,215 @@
-"""Faces of the detection log are copied into Qdrant, and it is noticed when they are not all there."""
+"""A history in files is copied to Qdrant and an object store, and it is noticed when it is not all there."""
 
+import asyncio
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 
-import numpy as np
+import grpc
 import pytest
-from poi.v1 import common_pb2
+from poi.v1 import history_pb2
 from qdrant_client import models
-from rich.console import Console
 
-from history_svc.index import Probes, Scope
-from history_svc.log import DetectionLog
-from history_svc.migrate import Incomplete, Migration
-from history_svc.qdrant import QdrantIndex
-from history_svc.records import HAS_VECTOR, ROW, Header, Vectors, encode_detections, encode_header
-from tests.history_svc.test_index import DIMENSION, unit_rows
-from tests.history_svc.test_qdrant import Unplugged, local
-from tests.history_svc.test_qdrant import pytestmark as pytestmark
+from history_svc.appearances import Rules
+from history_svc.frames import FrameStore
+from history_svc.index import Hits, Probes, Scope
+from history_svc.qdrant.collections import connect
+from history_svc.qdrant.database import Database
+from history_svc.qdrant.index import QdrantIndex
+from history_svc.qdrant.migration import Migration
+from history_svc.qdrant.source import Incomplete, Part, Source
+from history_svc.records import Header
+from history_svc.replay import OtherData
+from history_svc.seam import Seam
+from mesh.embeddings import DIMENSIONS, FACE_MODEL
+from mesh.errors import NotFound, from_rpc
+from mesh.local import Service
+from tests.history_svc.client import STORE, Client
+from tests.history_svc.conftest import StartHistory
+from tests.history_svc.qdrant_grpc import QdrantServer
+from tests.history_svc.test_frames import jpeg, upload
+from tests.history_svc.test_qdrant_service import DETECTIONS, PEOPLE, RECORDS, at, search
 
-HEADER = Header("store-1", "test-model", DIMENSION)
-NOW = time.time_ns()
-HOUR = 3_600_000_000_000
-FLOOR = NOW - 48 * HOUR
-RECORDS, EACH = 30, 60
+HEADER = Header("store-1", FACE_MODEL, DIMENSIONS[FACE_MODEL])
+SMALL = {"POI_HISTORY_SEAL_FACES": "36", "POI_HISTORY_INDEX_EVERY_SECONDS": "0"}
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> Path:
-    """Three files with 1,800 detections of 90 appearances; half a record's are too old, one record is there twice."""
-    random = np.random.default_rng(11)
-    people = unit_rows(random, 30)
-    log = DetectionLog(tmp_path, encode_header(HEADER), segment_bytes=50_000, segment_seconds=3600)
-    for record in range(RECORDS):
-        payload = encode_detections(*a_record(random, people, record))
-        log.append([payload], NOW)
-    log.append([payload], NOW)
-    log.close()
-    assert len(list(tmp_path.glob("*.log"))) > 2
-    return tmp_path
+def qdrant() -> Iterator[QdrantServer]:
+    server = QdrantServer()
+    yield server
+    server.close()
 
 
-def a_record(
-    random: np.random.Generator, people: Vectors, record: int
-) -> tuple[list[tuple[str, str]], bytes, Vectors, int]:
-    rows = np.zeros(EACH, ROW)
-    first = record * EACH
-    rows["detection"] = np.array([b"detection%07d" % (first + at) for at in range(EACH)], "V16")
-    appearance = random.integers(0, 90, EACH)
-    rows["appearance"] = np.array([b"appearance%06d" % one for one in appearance], "V16")
-    rows["time_ns"] = NOW - random.integers(0, 40 * HOUR, EACH)
-    if record == 0:
-        rows["time_ns"][: EACH // 2] = FLOOR - HOUR
-    rows["track"] = appearance % 3
-    rows["alignment"] = common_pb2.ALIGNMENT_ALIGNED
-    rows["flags"] = np.where(np.arange(EACH) % 10, HAS_VECTOR, 0)
-    vectors = people[appearance[rows["flags"] > 0] % 30] + 0.1 * random.standard_normal((EACH * 9 // 10, DIMENSION))
-    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-    return [(f"camera-{at}", "1") for at in range(3)], rows.tobytes(), vectors, record * EACH * 9 // 10
+def migrate(service: Service, qdrant: QdrantServer, frames: Path) -> subprocess.CompletedProcess[str]:
+    """The command, with the settings of the service and those of the new place."""
+    new = {"POI_HISTORY_QDRANT_URL": qdrant.url, "POI_HISTORY_FRAMES_URL": f"file://{frames}"}
+    command = [sys.executable, "-m", "history_svc", "migrate"]
+    return subprocess.run(command, env={**service.env, **new}, capture_output=True, text=True, timeout=50)
 
 
-def migration(directory: Path, index: QdrantIndex) -> Migration:
-    return Migration(directory, HEADER, index, FLOOR, Console(quiet=True))
+async def seen(client: Client) -> list[object]:
+    """All that a client can see but the names of numbers."""
+    appearances = await client.appearances()
+    searches = [await search(client, person) for person in range(len(PEOPLE))]
+    return [
+        [one.SerializeToString(deterministic=True) for one in appearances],
+        [[(name, round(similarity, 3)) for name, similarity in hits] for hits in searches],
+        [await _image(client, frame.name) for one in appearances for frame in one.frames],
+    ]
 
 
-def test_a_copy_has_all_faces_and_finds_the_same(log: Path) -> None:
-    index = local(Unplugged(), HEADER)
-    copy = migration(log, index)
-    assert copy.copy() == RECORDS * EACH * 9 // 10 - 27
-    assert len(index) == RECORDS * EACH * 9 // 10 - 27, "without what is too old or repeated"
-    copy.check(0.45)
-    index.close()
+async def _image(client: Client, name: str) -> bytes:
+    request = history_pb2.GetFrameRequest(name=name)
+    return b"".join([part.data async for part in client.stub.GetFrame(request)])
 
 
-def test_a_copy_goes_on_where_it_was(log: Path) -> None:
-    client = Unplugged()
-    index = local(client, HEADER)
-    migration(log, index).copy()
-    sent = sum(client.upserts)
-    index.close()
+async def test_a_store_is_moved_while_it_runs(start: StartHistory, qdrant: QdrantServer, tmp_path: Path) -> None:
+    """Sealed segments and the log, appearances that go on over both, frames, and what was erased."""
+    frames = tmp_path / "frames elsewhere"
+    service = start(SMALL)
+    async with Client(service.target) as client:
+        for second in range(8):
+            await client.append(*at(second))
+        names = {one.object_id: one.name for one in await client.appearances()}
+        await client.append(frames=[upload(jpeg(1), names["1"]), upload(jpeg(2), names["2"], names["3"])])
+        erase = history_pb2.EraseAppearancesRequest(
+            parent=STORE, appearances=history_pb2.AppearanceNames(names=[names["0"]]), request_id="please"
+        )
+        receipt = (await client.stub.EraseAppearances(erase)).erasure
+        service.wait_for_metric("poi_history_segments", 1.0)
+        await client.append(*at(8))
+        first = migrate(service, qdrant, frames)
+        assert first.returncode == 0, first.stdout + first.stderr
+        await client.append(*at(9))
+        await client.append(frames=[upload(jpeg(3), names["1"], at=9)])
+        before = await seen(client)
+        service.stop()
 
-    index = local(client, HEADER)
-    again = migration(log, index)
-    again.copy()
-    again.check(0.45)
-    assert sum(client.upserts) - sent < sent / 2
-    index.close()
+    rest = migrate(service, qdrant, frames)
+    assert rest.returncode == 0, rest.stdout + rest.stderr
+    assert "62 detections in files, 7 sent" in rest.stdout, "those of the last second: 10 x 7 less 8 erased"
+    assert "62 detections at 1 cameras: as many as in files" in rest.stdout
+    assert "7 appearances, 1 images of frames sent" in rest.stdout
+    assert "7 appearances: the same as in files" in rest.stdout
+    assert "appearances, the same similarities" in rest.stdout
+    service.env |= {"POI_HISTORY_QDRANT_URL": qdrant.url, "POI_HISTORY_FRAMES_URL": f"file://{frames}"}
+    service.start()
+    async with Client(service.target) as client:
+        assert await seen(client) == before
+        # What was stored is known, what was erased stays away, and what goes on is not begun again.
+        count = len(await client.appearances())
+        await client.append(*at(0), *at(9), *at(10))
+        assert len(await client.appearances()) == count
+        with pytest.raises(grpc.aio.AioRpcError) as gone:
+            await client.stub.GetAppearance(history_pb2.GetAppearanceRequest(name=names["0"]))
+        assert isinstance(from_rpc(gone.value), NotFound)
+        known = await client.stub.GetErasure(history_pb2.GetErasureRequest(name=receipt.name))
+        assert known == receipt
+        (nobody,) = [one for one in await client.appearances() if one.object_id == "nobody"]
+        assert nobody.detection_count == 11
+    refused = migrate(service, qdrant, frames)
+    assert refused.returncode == 1
+    assert "somebody appends to this store in Qdrant already" in refused.stdout
 
 
-def test_a_missing_face_is_noticed(log: Path) -> None:
-    client = Unplugged()
-    index = local(client, HEADER)
-    copy = migration(log, index)
-    copy.copy()
-    newer = models.FieldCondition(key="number", range=models.Range(gte=700, lt=702))
-    client.delete("poi-faces-test-model", models.FilterSelector(filter=models.Filter(must=[newer])))
-    with pytest.raises(Incomplete, match=r"Qdrant has 1,591 faces of 1,593, others at [12] cameras"):
-        copy.check(0.45)
-    index.close()
+async def test_a_copy_that_was_interrupted_goes_on(start: StartHistory, qdrant: QdrantServer, tmp_path: Path) -> None:
+    service = start(SMALL)
+    async with Client(service.target) as client:
+        for second in range(20):
+            await client.append(*at(second))
+    service.stop()
+    writes: list[object] = []
+
+    def fail(request: object) -> bool:
+        writes.append(request)
+        return len(writes) != 3
+
+    qdrant.before_upsert = fail
+    assert migrate(service, qdrant, tmp_path / "frames").returncode == 1
+    qdrant.before_upsert = None
+    there = qdrant.client.count(DETECTIONS).count
+    assert 0 < there < 140
+    done = migrate(service, qdrant, tmp_path / "frames")
+    assert done.returncode == 0, done.stdout
+    assert f"140 detections in files, {140 - there} sent" in done.stdout
+    assert qdrant.client.count(DETECTIONS).count == 140
 
 
-def test_searches_that_do_not_find_all_are_noticed(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    index = local(Unplugged(), HEADER)
-    copy = migration(log, index)
-    copy.copy()
-    search = index.search
+@pytest.fixture
+async def copied(start: StartHistory, data_dir: Path, qdrant: QdrantServer, tmp_path: Path) -> AsyncIterator[Migration]:
+    """A copy that was made."""
+    service = start()
+    async with Client(service.target) as client:
+        for second in range(4):
+            await client.append(*at(second))
+    service.stop()
+    floor = time.time_ns() - 24 * 3600 * 1_000_000_000
+    source = Source(data_dir, HEADER, Rules(10**10, 0.2), floor, tmp_path / "scratch")
+    frames = FrameStore.open("", tmp_path / "frames", Seam())
+    database = Database(connect(qdrant.url), HEADER)
+    migration = Migration(source, database, None, frames, lambda line: None, exact=False)
+    await asyncio.to_thread(migration.copy, _silent, everything=False)
+    migration.check(_silent, 0.45, floor)
+    yield migration
+    database.close()
+    source.close()
 
-    def a_little(probes: Probes, least: float, scope: Scope) -> object:
-        return search(probes, 0.9, scope)
 
-    monkeypatch.setattr(index, "search", a_little)
+def _silent(what: str, parts: Iterable[Part], total: int) -> Iterable[Part]:
+    return parts
+
+
+async def test_a_missing_detection_is_noticed(copied: Migration, qdrant: QdrantServer) -> None:
+    points, _ = qdrant.client.scroll(DETECTIONS, limit=2)
+    qdrant.client.delete(DETECTIONS, [point.id for point in points])
+    with pytest.raises(Incomplete, match="Qdrant has 26 detections of 28, others at 1 cameras"):
+        copied.check(_silent, 0.45, 0)
+
+
+async def test_another_appearance_is_noticed(copied: Migration, qdrant: QdrantServer) -> None:
+    kind = models.FieldCondition(key="kind", match=models.MatchValue(value="appearance"))
+    points, _ = qdrant.client.scroll(RECORDS, models.Filter(must=[kind]), limit=1)
+    qdrant.client.delete(RECORDS, [points[0].id])
+    with pytest.raises(Incomplete, match="1 of 7 appearances are not as in files"):
+        copied.check(_silent, 0.45, 0)
+
+
+async def test_searches_that_do_not_find_all_are_noticed(copied: Migration, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = QdrantIndex.search
+
+    def a_little(self: QdrantIndex, probes: Probes, least: float, scope: Scope) -> Hits:
+        return search(self, probes, 0.99999, scope)
+
+    monkeypatch.setattr(QdrantIndex, "search", a_little)
     with pytest.raises(Incomplete, match="20 searches find"):
-        copy.check(0.2)
-    index.close()
+        copied.check(_silent, 0.1, 0)
 
 
-def test_another_stores_log_is_refused(log: Path) -> None:
-    index = local(Unplugged(), HEADER)
-    with pytest.raises(Incomplete, match="store-1"):
-        Migration(log, Header("store-2", HEADER.model, DIMENSION), index, FLOOR, Console(quiet=True)).copy()
-    index.close()
+async def test_another_stores_history_is_refused(copied: Migration, data_dir: Path, tmp_path: Path) -> None:
+    other = Header("store-2", HEADER.model, HEADER.dimension)
+    with pytest.raises(OtherData, match="store-1"):
+        Source(data_dir, other, Rules(10**10, 0.2), 0, tmp_path / "another")
 
 
 @pytest.mark.parametrize(
-    ("url", "why"), [("", "says where to, and is empty"), ("http://127.0.0.1:{port}", "the vector database did not")]
+    ("url", "frames", "why"),
+    [
+        ("", "file:///nowhere", "QDRANT_URL: says where to, and is empty"),
+        ("http://127.0.0.1:{port}", "", "FRAMES_URL: says where to, and is empty"),
+        ("http://127.0.0.1:{port}", "file:///nowhere", "QDRANT_URL: the vector database did not"),
+    ],
 )
-def test_the_command_says_what_is_wrong(url: str, why: str, free_port: int, tmp_path: Path) -> None:
-    environment = {"POI_HISTORY_QDRANT_URL": url.format(port=free_port), "POI_HISTORY_DATA_DIR": str(tmp_path)}
+def test_the_command_says_what_is_wrong(url: str, frames: str, why: str, free_port: int, tmp_path: Path) -> None:
+    environment = {
+        "POI_HISTORY_QDRANT_URL": url.format(port=free_port),
+        "POI_HISTORY_FRAMES_URL": frames,
+        "POI_HISTORY_DATA_DIR": str(tmp_path),
+    }
     done = subprocess.run(
         [sys.executable, "-m", "history_svc", "migrate"], env=environment, capture_output=True, text=True, timeout=50
     )
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("history_svc: POI_HISTORY_QDRANT_URL: " + why)
+    assert done.stderr.splitlines()[-1].startswith("history_svc: POI_HISTORY_" + why)

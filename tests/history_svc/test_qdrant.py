@@ -1,7 +1,7 @@
 """The index on Qdrant: the client's local mode behind a server, or the real one that POI_TEST_QDRANT_URL names."""
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -20,7 +20,6 @@ from tests.history_svc.qdrant_grpc import QdrantServer
 from tests.history_svc.test_index import DIMENSION, HistoryIndexTest, as_dict, make_faces, unit_rows
 
 HEADER = Header("store-1", "test-model", DIMENSION)
-Make = Callable[..., QdrantIndex]
 
 
 @pytest.fixture
@@ -30,8 +29,8 @@ def qdrant() -> Iterator[QdrantServer]:
     server.close()
 
 
-def index_on(url: str, header: Header = HEADER, **options: int) -> QdrantIndex:
-    return QdrantIndex(Database(connect(url), header), clock=lambda: 0, **options)
+def index_on(url: str, header: Header = HEADER, page: int = 1000) -> QdrantIndex:
+    return QdrantIndex(Database(connect(url), header), page=page, clock=lambda: 0)
 
 
 @pytest.mark.timeout(240)  # local mode compares in Python

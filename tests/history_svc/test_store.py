@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from poi.v1 import common_pb2, history_pb2
 
+from history_svc.history import Appending
 from history_svc.settings import Settings
-from history_svc.store import Appending, History
+from history_svc.store import History
 from tests.history_svc.client import STORE, detection
 from tests.support import unit
 
