@@ -39,6 +39,8 @@ class QdrantServer:
         self.upserts = 0
         self.before_upsert: Callable[[Any], bool] | None = None
         """Called with each request to write; the write is refused as UNAVAILABLE, and not done, where it says False."""
+        self.after_upsert: Callable[[Any], bool] | None = None
+        """The same, but once it is done."""
         self._server = grpc.server(ThreadPoolExecutor(8))
         add_CollectionsServicer_to_server(_Collections(self), self._server)  # type: ignore[no-untyped-call]
         add_PointsServicer_to_server(_Points(self), self._server)  # type: ignore[no-untyped-call]
@@ -93,6 +95,8 @@ class _Points(PointsServicer):
         with self._turn:
             self._client.upsert(request.collection_name, points, update_filter=only)
             self._server.upserts += len(points)
+        if self._server.after_upsert is not None and not self._server.after_upsert(request):
+            context.abort(grpc.StatusCode.UNAVAILABLE, "refused by the test")
         return _completed()
 
     def Get(self, request: Any, context: Any) -> Any:
