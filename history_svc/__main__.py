@@ -15,7 +15,7 @@ from history_svc.log import DirectoryInUse
 from history_svc.queries import Queries
 from history_svc.replay import OtherData
 from history_svc.search import Searches
-from history_svc.service import SERVICE, HistoryServicer
+from history_svc.service import SERVICE, STORAGE, HistoryServicer
 from history_svc.settings import Settings
 from history_svc.store import History
 from history_svc.visits import Visits
@@ -49,6 +49,8 @@ async def main() -> None:
     background.start("sweep", history.sweep)
     background.start("seal", history.seal)
     background.start("verify", history.verify)
+    loop = asyncio.get_running_loop()
+    history.quarantine.watch(lambda empty: loop.call_soon_threadsafe(server.set_serving, STORAGE, empty))
     servicer = HistoryServicer(
         history,
         Searches(history, settings.max_searches),

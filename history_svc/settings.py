@@ -64,6 +64,8 @@ class Settings(ServerSettings):
     index_every_seconds: Annotated[float, Field(ge=0, le=3600)] = 1.0
     """Once sealed, of each appearance the first, the last and the best face and one in so many seconds go on being
     searched; every face when 0. Every detection is kept either way."""
+    verify_seconds: Annotated[float, Field(gt=0, le=30 * 86_400)] = 86_400.0
+    """How often all sealed segments are read and compared with their checksums; the first time after the start."""
     max_frame_bytes: Annotated[int, Field(ge=1024, le=64 << 20)] = 8 << 20
     """A larger evidence frame is refused."""
     stream_window: Annotated[int, Field(ge=1, le=1024)] = 32

@@ -30,6 +30,7 @@ from history_svc.index import Faces, HistoryIndex
 from history_svc.intake import Batch, Intake, Observation, Upload
 from history_svc.ledger import Ledger, LogFile
 from history_svc.log import DetectionLog
+from history_svc.quarantine import Quarantine
 from history_svc.reads import Reads
 from history_svc.records import (
     ROW,
@@ -45,6 +46,7 @@ from history_svc.sealed.directory import Directory, OtherHeader
 from history_svc.sealed.faces import SealedFaces
 from history_svc.sealed.index import SegmentedIndex
 from history_svc.sealing import Sealing
+from history_svc.seam import PLAIN, Seam
 from history_svc.settings import Settings
 from history_svc.stored import Stored
 from mesh import names
@@ -82,8 +84,10 @@ class History:
         directory: Directory,
         ledger: Ledger,
         stored: Stored,
+        quarantine: Quarantine,
     ) -> None:
         """`index` is `sealed` itself where faces are searched here."""
+        self.quarantine = quarantine
         self.book, self.index, self.sealed, self.frames = book, index, sealed, frames
         self.reads = Reads(book, sealed)
         self.store = settings.store
@@ -98,18 +102,21 @@ class History:
         self._frame_writers = ThreadPoolExecutor(2, thread_name_prefix="frames")
 
     @classmethod
-    def open(cls, settings: Settings) -> History:
-        """Locks the data directory and reads the log. Blocks.
+    def open(cls, settings: Settings, seam: Seam = PLAIN) -> History:
+        """Locks the data directory and reads the log. Blocks. All that is stored of people passes the seam.
 
         Raises log.DirectoryInUse, replay.OtherData, OSError, or what qdrant.open_index does.
         """
         started = time.perf_counter()
         header = Header(settings.store, FACE_MODEL, DIMENSIONS[FACE_MODEL])
+        quarantine = Quarantine(settings.data_dir / "quarantine")
         log = DetectionLog(
             settings.data_dir,
             encode_header(header),
             segment_bytes=settings.segment_bytes,
             segment_seconds=settings.segment_seconds,
+            quarantine=quarantine,
+            seam=seam,
         )
         rules = _rules(settings)
         book = Book(rules.gap_ns)
@@ -118,7 +125,8 @@ class History:
         stored = Stored(sealed, book, rules.gap_ns)
         index = _index(settings, header, sealed)
         try:
-            directory = Directory(settings.data_dir / "segments", settings.data_dir / "quarantine", header)
+            directory = Directory(settings.data_dir / "segments", quarantine, header, seam)
+            sealed.verify = directory.verify
             for segment in directory.open(settings.search_threads):
                 sealed.take(segment)
                 stored.note(segment)
@@ -129,8 +137,9 @@ class History:
             raise OtherData.of(error.header, header) from None
         replay = Replay(header, book, index, rules, ledger, stored)
         log.recover(replay.apply, replay.closed)
+        quarantine.directory_at(settings.data_dir / "frames")
         frames = FrameFiles(settings.data_dir / "frames")
-        history = cls(settings, log, frames, book, index, sealed, directory, ledger, stored)
+        history = cls(settings, log, frames, book, index, sealed, directory, ledger, stored, quarantine)
         floor = history.oldest_ns()
         book.drop_before(floor)
         index.drop_before(floor)
@@ -192,7 +201,7 @@ class History:
             await self._sealing.run()
 
     async def verify(self) -> None:
-        """Reads every segment once, and puts aside those that are damaged."""
+        """Reads every segment now and then, and puts aside those that are damaged, for ever."""
         await self._sealing.verify()
 
     async def sweep(self) -> None:
@@ -210,6 +219,7 @@ class History:
                     self._file_closed()
                     self._ledger.drop(files)
                 segments = await self._sealing.drop_before(floor)
+            await asyncio.to_thread(self.quarantine.drop_before, floor)
             # FRAMES
             self._gauge()
             if files or segments:

@@ -67,7 +67,7 @@ class AppearanceTable:
 
     def __init__(self, content: memoryview, sums: memoryview, cameras: Sequence[str], dimension: int) -> None:
         """`cameras` as in the manifest. Raises ValueError."""
-        self._batch = arrow.decode(content)
+        self._batch = arrow.decode(content, anchor=True)
         self._cameras = cameras
         self._codes = arrow.array(self._batch.column("camera"))
         self.starts: NDArray[np.int64] = arrow.array(self._batch.column("start_ns"))

@@ -13,6 +13,7 @@ import numpy as np
 from history_svc.index import CHUNK_ROWS, FOREVER, ExactIndex, Faces, Hits, Probes, Scope, best_of, run
 from history_svc.records import Rows, Vectors, rounded
 from history_svc.sealed.faces import SealedFaces
+from history_svc.sealed.reading import Unreadable, reading
 from history_svc.sealed.shelf import Shelf
 
 
@@ -35,6 +36,8 @@ class SegmentedIndex:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="segments")
         self._view = _View()
         self._changing = threading.Lock()
+        self.verify: Callable[[SealedFaces], bool] = lambda segment: True
+        """Whether a segment is sound; when it is not it is put aside. Asked about those that cannot be read."""
 
     def __len__(self) -> int:
         return len(self._active) + sum(map(len, self._view.segments))
@@ -51,7 +54,7 @@ class SegmentedIndex:
     @property
     def shelf(self) -> Shelf:
         """What they know, as of now."""
-        return Shelf(self._view.segments)
+        return Shelf(self._view.segments, self._shelf_without)
 
     def add(self, faces: Faces) -> None:
         # As segments keep them, so that sealing changes no similarity.
@@ -79,21 +82,38 @@ class SegmentedIndex:
             self._view = replace(self._view, segments=kept)
 
     def search(self, probes: Probes, min_similarity: float, scope: Scope) -> Hits:
+        while True:
+            try:
+                return self._search(probes, min_similarity, scope)
+            except Unreadable as failed:
+                self._judge(failed)
+
+    def _search(self, probes: Probes, min_similarity: float, scope: Scope) -> Hits:
         # In this order: faces that are sealed in between are then in both, and left out of the chunks.
         chunks = self._active.chunks
         removed = self._view.removed
         segments, scope, active_scope = self._scopes(scope)
         tasks: list[Callable[[], Hits]] = [
-            partial(segment.search, probes, min_similarity, scope) for segment in segments
+            partial(_search_segment, segment, probes, min_similarity, scope) for segment in segments
         ]
         tasks += self._active.tasks(chunks, probes, min_similarity, active_scope)
         return _without(best_of(run(self._pool, tasks)), removed)
 
     def faces_of(self, appearance: int, scope: Scope) -> tuple[Rows, Vectors]:
+        while True:
+            try:
+                return self._faces_of(appearance, scope)
+            except Unreadable as failed:
+                self._judge(failed)
+
+    def _faces_of(self, appearance: int, scope: Scope) -> tuple[Rows, Vectors]:
         chunks = self._active.chunks
         removed = self._view.removed
         segments, scope, active_scope = self._scopes(scope)
-        parts = [segment.faces_of(appearance, scope) for segment in segments if appearance not in removed]
+        parts = []
+        for segment in segments if appearance not in removed else ():
+            with reading(segment):
+                parts.append(segment.faces_of(appearance, scope))
         parts.append(self._active.faces_in(chunks, appearance, active_scope))
         rows, vectors = zip(*parts, strict=True)
         return np.concatenate(rows), np.concatenate(vectors)
@@ -117,12 +137,32 @@ class SegmentedIndex:
         self._active.close()
         self._pool.shutdown(cancel_futures=True)
 
+    def _judge(self, failed: Unreadable) -> None:
+        """Returns when the same may be tried again: those of the segments that are damaged are not searched any more.
+
+        Raises what went wrong when nothing is.
+        """
+        known = [one for one in failed.segments if one in self._view.segments]
+        damaged = [one for one in known if not self.verify(one)]
+        self.forget(damaged)
+        if not damaged and len(known) == len(failed.segments):
+            raise failed.cause
+
+    def _shelf_without(self, failed: Unreadable) -> Shelf:
+        self._judge(failed)
+        return self.shelf
+
     def _scopes(self, scope: Scope) -> tuple[list[SealedFaces], Scope, Scope]:
         """The segments to search and how, and how to search what is in memory."""
         view = self._view
         scope = replace(scope, start_ns=max(scope.start_ns, view.floor_ns))
         segments = [one for one in view.segments if one.overlaps(scope)]
         return segments, scope, replace(scope, after=max(scope.after, view.sealed_below))
+
+
+def _search_segment(segment: SealedFaces, probes: Probes, min_similarity: float, scope: Scope) -> Hits:
+    with reading(segment):
+        return segment.search(probes, min_similarity, scope)
 
 
 def _without(hits: Hits, removed: frozenset[int]) -> Hits:

@@ -1,0 +1,29 @@
+"""Which segments cannot be read, when something cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from history_svc.sealed.faces import SealedFaces
+
+
+class Unreadable(Exception):
+    """Reading these segments went wrong: at least one of them may be damaged."""
+
+    def __init__(self, segments: Sequence[SealedFaces], cause: Exception) -> None:
+        super().__init__(cause)
+        self.segments, self.cause = segments, cause
+
+
+@contextmanager
+def reading(*segments: SealedFaces) -> Iterator[None]:
+    """Raises Unreadable for whatever goes wrong in here, and before a file that was cut short is read."""
+    try:
+        for one in segments:
+            one.check_sizes()
+        yield
+    except Unreadable:
+        raise
+    except Exception as error:  # whatever numpy, pyarrow or faiss make of damaged files
+        raise Unreadable(segments, error) from error
