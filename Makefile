@@ -19,10 +19,10 @@ IMAGE ?= poi-mesh:dev
 # Debian keeps servers where an ordinary user's PATH does not look.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin
 
-.PHONY: help demo test lint bench proto models media lock image clean ready
+.PHONY: help demo test lint bench bench-full proto models media lock image clean ready
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 demo: $(RUNTIME) $(STUBS) ## the whole mesh on recorded cameras, alerts as they come (ONCE=1: end by itself)
 	@$(PY) -m demo $(if $(filter-out 0,$(ONCE)),--once)
@@ -37,8 +37,13 @@ lint: $(DEV) $(STUBS) $(NODE) ## ruff, mypy --strict, buf lint, buf breaking
 	@node_modules/.bin/buf lint
 	@scripts/breaking.sh
 
-bench: $(DEV) $(STUBS) ## measure the running mesh (ARGS="--help" for what)
+bench: $(DEV) $(STUBS) ## measure the running mesh, and history with a million faces (ARGS="--help": the mesh only)
 	@$(PY) -m bench $(ARGS)
+	@[ -n "$(ARGS)" ] || $(PY) -m bench.history
+
+bench-full: $(DEV) $(STUBS) ## measure history with one and with ten million faces (16 GB of memory, 10 GB of disk)
+	@$(PY) -m bench.history
+	@$(PY) -m bench.history --rows 10000000 --out build/bench/history-10m.json
 
 proto: $(STUBS) ## compile the contracts into ./gen
 

@@ -19,7 +19,7 @@ def describe(mesh: Mesh) -> Machine:
     with redis.Redis.from_url(mesh.redis_url) as client:
         redis_version = client.info("server")["redis_version"]
     return Machine(
-        cpu=_cpu(),
+        cpu=cpu(),
         cores=psutil.cpu_count() or 1,
         memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
         system=platform.platform(),
@@ -38,7 +38,8 @@ def _broker(mesh: Mesh) -> str:
     return help_text.partition("\n")[0]
 
 
-def _cpu() -> str:
+def cpu() -> str:
+    """The name of the processor."""
     info = Path("/proc/cpuinfo")
     for line in info.read_text().splitlines() if info.exists() else []:
         if line.startswith("model name"):

@@ -192,6 +192,20 @@ class Book:
             if not timeline.recent and not timeline.settled:
                 del self._timelines[track]
 
+    def detections_of(self, appearances: Collection[bytes]) -> dict[bytes, bytes]:
+        """The detections of these that are in no sealed segment, and their appearances."""
+        return {key: one.id for key, one in self._of_detection.items() if one.id in appearances}
+
+    def erase(self, appearances: Collection[bytes], frames: Collection[str]) -> None:
+        """Forgets these appearances with their detections, and these frames."""
+        self.remove([self._by_id[one] for one in appearances if one in self._by_id])
+        self.forget_detections(self.detections_of(appearances))
+        for one in self._by_id.values():
+            if any(frame.id in frames for frame in one.frames):
+                one.frames = tuple(frame for frame in one.frames if frame.id not in frames)
+        for frame_id in frames:
+            self._frames.pop(frame_id, None)
+
     def drop_before(self, time_ns: int) -> None:
         """Forgets what ended before `time_ns`."""
         begun = bisect_left(self._by_start, (time_ns, b""))

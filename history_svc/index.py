@@ -154,7 +154,7 @@ class ExactIndex:
     """A HistoryIndex in memory: blocked matrix products over all faces in scope. For up to a few million faces."""
 
     def __init__(self, dimension: int, threads: int, chunk_rows: int = CHUNK_ROWS) -> None:
-        self._dimension, self._chunk_rows = dimension, chunk_rows
+        self._dimension, self._threads, self._chunk_rows = dimension, threads, chunk_rows
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="search")
         self._chunks: tuple[Chunk, ...] = ()
         self._cameras: dict[str, int] = {}
@@ -185,7 +185,7 @@ class ExactIndex:
         self._next_number = max(self._next_number, int(faces.numbers[-1]) + 1)
 
     def search(self, probes: Probes, min_similarity: float, scope: Scope) -> Hits:
-        return best_of(run(self._pool, self.tasks(self.chunks, probes, min_similarity, scope)))
+        return best_of(run(self._pool, self._threads, self.tasks(self.chunks, probes, min_similarity, scope)))
 
     def faces_of(self, appearance: int, scope: Scope) -> tuple[Rows, Vectors]:
         return self.faces_in(self.chunks, appearance, scope)
@@ -250,9 +250,18 @@ class ExactIndex:
         return wanted_chunks, scope, cameras
 
 
-def run(pool: ThreadPoolExecutor, tasks: Sequence[Callable[[], Hits]]) -> list[Hits]:
-    """What the tasks give, in their order."""
-    return list(pool.map(lambda task: task(), tasks))
+def run(pool: ThreadPoolExecutor, threads: int, tasks: Sequence[Callable[[], Hits]]) -> list[Hits]:
+    """What the tasks give, in no order. Blocks.
+
+    Each of the threads takes one task after the other: handing every task over by itself costs as much as a small one.
+    """
+    waiting = iter(tasks)  # one that threads share: `next` is atomic
+
+    def work() -> list[Hits]:
+        return [task() for task in waiting]
+
+    works = [pool.submit(work) for _ in range(min(threads, len(tasks)))]
+    return [hits for one in works for hits in one.result()]
 
 
 def _search_chunk(

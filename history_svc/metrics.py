@@ -11,6 +11,9 @@ DUPLICATES = Counter("poi_history_duplicates_total", "Detections that were store
 REFUSED = Counter("poi_history_refused_total", "Detections and frames refused, by reason.", ["reason"])
 FRAMES = Counter("poi_history_frames_total", "Evidence frames made durable.")
 WRITE_FAILURES = Counter("poi_history_write_failures_total", "Groups of batches that the disk did not take.")
+OBJECT_FAILURES = Counter(
+    "poi_history_object_failures_total", "Calls that the store of evidence frames did not take, by call.", ["call"]
+)
 GROUP_BATCHES = Histogram(
     "poi_history_group_batches", "Batches that shared one fdatasync.", buckets=(1, 2, 4, 8, 16, 32, 64, 128)
 )
@@ -27,3 +30,4 @@ SEAL_FAILURES = Counter("poi_history_seal_failures_total", "Segments that could 
 SEGMENTS = Gauge("poi_history_segments", "Sealed segments.")
 QUARANTINED_SEGMENTS = Gauge("poi_history_quarantined_segments", "Damaged sealed segments in quarantine.")
 QUARANTINED_FILES = Gauge("poi_history_quarantined_files", "Damaged pieces of the log, and other files, in quarantine.")
+ERASED = Counter("poi_history_erased_total", "Appearances erased.")

@@ -83,18 +83,21 @@ class Quarantine:
         path.mkdir(parents=True, exist_ok=True)
 
     def drop_before(self, time_ns: int) -> int:
-        """Deletes what holds nothing newer than `time_ns`, as far as that can be told; returns how many."""
+        """Deletes what has nothing newer than `time_ns`, as far as one can tell; returns how many. Raises OSError."""
         return self._delete([one for one in self._entries() if _newest_ns(one) < time_ns])
 
     def clear(self) -> int:
-        """Deletes everything; returns how many."""
-        return self._delete(self._entries())
+        """Deletes everything; returns how many files. Raises OSError."""
+        entries = self._entries()
+        files = sum(one.is_file() for entry in entries for one in (entry, *entry.rglob("*")))
+        self._delete(entries)
+        return files
 
     def _delete(self, entries: list[Path]) -> int:
         with self._lock:
             for one in entries:
                 if one.is_dir() and not one.is_symlink():
-                    shutil.rmtree(one, ignore_errors=True)
+                    shutil.rmtree(one)
                 else:
                     one.unlink(missing_ok=True)
             self._count()  # also when nothing was: somebody may have done it by hand

@@ -7,17 +7,17 @@ from collections.abc import Collection, Iterable
 
 from history_svc.appearances import Appearance
 from history_svc.book import Book
-from history_svc.records import Erased, FrameLink
+from history_svc.erasure import Erasures
+from history_svc.records import FrameLink
 from history_svc.sealed.index import SegmentedIndex
 
 
 class Reads:
     """See the module. Of the loop's thread, which never waits for the disk."""
 
-    def __init__(self, book: Book, index: SegmentedIndex) -> None:
-        self._book, self._index = book, index
-        self.erased = Erased()
-        """What is not there any more, although segments may have it."""
+    def __init__(self, book: Book, index: SegmentedIndex, erasures: Erasures) -> None:
+        """What is being erased is not there any more, although segments may have it."""
+        self._book, self._index, self._erasures = book, index, erasures
 
     async def appearance(self, appearance_id: bytes) -> Appearance | None:
         """The appearance with this id."""
@@ -28,7 +28,7 @@ class Reads:
         """Those of the appearances with these ids that there are."""
         wanted = set(ids)
         found = {one: kept for one in wanted if (kept := self._book.get(one)) is not None}
-        missing = wanted - found.keys() - self.erased.appearances
+        missing = wanted - found.keys() - self._erasures.erased.appearances
         if missing:
             found |= await asyncio.to_thread(self._index.shelf.with_ids, missing)
         return found
@@ -40,7 +40,7 @@ class Reads:
         missing = wanted - found.keys()
         if missing:
             shelved = await asyncio.to_thread(self._index.shelf.with_numbers, missing)
-            found |= {key: one for key, one in shelved.items() if one.id not in self.erased.appearances}
+            found |= {key: one for key, one in shelved.items() if one.id not in self._erasures.erased.appearances}
         return found
 
     async def newest_first(
@@ -53,7 +53,7 @@ class Reads:
     ) -> list[Appearance]:
         """As Book.newest_first, of all appearances, `limit` at most."""
         in_memory = self._book.newest_first(start_ns, end_ns, after, cameras)
-        shelf, erased = self._index.shelf, self.erased.appearances
+        shelf, erased = self._index.shelf, self._erasures.erased.appearances
         # The book's state of an appearance is newer, whether it is among those asked for or not.
         leave_out = self._book.numbers()
         shelved = await asyncio.to_thread(
@@ -65,6 +65,12 @@ class Reads:
 
     async def frame(self, frame_id: str) -> FrameLink | None:
         """The frame with this id, and what it shows."""
-        if frame_id in self.erased.frames:
+        if frame_id in self._erasures.erased.frames:
             return None
         return self._book.frame(frame_id) or await asyncio.to_thread(self._index.shelf.frame, frame_id)
+
+    async def frames_of(self, ids: Collection[str]) -> set[str]:
+        """Those of some frame ids that there are."""
+        found = {one for one in ids if self._book.frame(one) is not None}
+        shelf = self._index.shelf
+        return found | set(await asyncio.to_thread(lambda: [one for one in ids if shelf.frame(one) is not None]))

@@ -43,6 +43,8 @@ PACKED: Final = struct.Struct("<16s16sqHBB4f4fff")
 """ROW as a struct: packing one row this way takes 1 us, through numpy 10."""
 assert PACKED.size == ROW.itemsize
 
+_HALVES: Final = struct.Struct("<QQ")
+_64_BITS: Final = (1 << 64) - 1
 _DETECTIONS: Final = 1
 _FRAME: Final = 2
 _HEADER: Final = 3
@@ -175,8 +177,16 @@ def id_keys(ids: NDArray[Any]) -> NDArray[np.uint64]:
 
 
 def appearance_number(appearance: bytes) -> int:
-    """The number of one id."""
-    return int(appearance_numbers(np.frombuffer(appearance, "V16"))[0])
+    """The number of one id (numpy takes 15 us for one)."""
+    first, second = _HALVES.unpack(appearance)
+    return _mixed(_mixed((first + 0x9E3779B97F4A7C15) & _64_BITS) ^ second) >> 1
+
+
+def _mixed(value: int) -> int:
+    """`_mix` of one."""
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _64_BITS
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _64_BITS
+    return value ^ (value >> 31)
 
 
 def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -45,7 +45,7 @@ class Replay:
         rules: Rules,
         ledger: Ledger,
         stored: Stored,
-        erased: Erased = Erased(),  # noqa: B008 - it cannot be changed
+        erased: Erased,
     ) -> None:
         """What was `erased` is left out."""
         self._header, self._book, self._index, self._rules, self._ledger = header, book, index, rules, ledger

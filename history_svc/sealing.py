@@ -6,16 +6,16 @@ Of the loop's thread; the work is done in one of its own.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import structlog
 
 from history_svc import metrics
+from history_svc.erasure import Erasures
 from history_svc.ledger import Ledger, LogFile
 from history_svc.log import DetectionLog
-from history_svc.records import Erased
 from history_svc.sealed.directory import Directory, SegmentDamaged
 from history_svc.sealed.faces import SealedFaces
 from history_svc.sealed.index import SegmentedIndex
@@ -39,14 +39,14 @@ class Sealing:
         ledger: Ledger,
         log: DetectionLog,
         settings: Settings,
+        erasures: Erasures,
         take: Callable[[SealedFaces, Sequence[LogFile]], Awaitable[None]],
     ) -> None:
-        """`take` hands a new segment of log files to whoever asks."""
+        """`take` hands a new segment of log files to whoever asks. No new segment has what is being erased."""
         self._take = take
         self.lock = asyncio.Lock()
-        self.erased = Erased()
-        """What no new segment has."""
         self._index, self._directory, self._ledger, self._log = index, directory, ledger, log
+        self._erasures = erasures
         self._faces, self._every_seconds = settings.seal_faces, settings.index_every_seconds
         self._verify_seconds = settings.verify_seconds
         self._span_ns = int(settings.seal_seconds * _NS)
@@ -95,18 +95,25 @@ class Sealing:
                         self._index.forget([segment])
             await asyncio.sleep(self._verify_seconds)
 
-    async def seal_all(self) -> int:
-        """Moves every closed log file into segments; returns how many there were. Under `lock`. Raises as `_seal`."""
+    async def clean(self, numbers: Collection[int], frames: Collection[str]) -> int:
+        """Removes what is being erased of these appearances and frames from all closed files; returns how many had any.
+
+        Under `lock`. Raises OSError, Damaged.
+        """
+        shelf = self._index.shelf
+        holding = await asyncio.get_running_loop().run_in_executor(self._thread, shelf.holding, numbers, frames)
         logs = self._ledger.all()
         if logs:
             await self._seal(logs)
-        return len(logs)
+        for segment in holding:
+            await self.rewrite([segment])
+        return len(holding) + len(logs)
 
     async def rewrite(self, segments: Sequence[SealedFaces]) -> SealedFaces:
-        """Makes one of these, without what was erased. Under `lock`. Raises OSError, Damaged."""
+        """Makes one of these, without what is being erased. Under `lock`. Raises OSError, Damaged."""
         loop = asyncio.get_running_loop()
         try:
-            made = await loop.run_in_executor(self._thread, self._directory.rewrite, segments, self.erased)
+            made = await loop.run_in_executor(self._thread, self._directory.rewrite, segments, self._erasures.erased)
         except SegmentDamaged as error:
             self._index.forget([error.segment])
             raise
@@ -134,7 +141,9 @@ class Sealing:
 
     async def _seal(self, logs: Sequence[LogFile]) -> None:
         loop = asyncio.get_running_loop()
-        segment = await loop.run_in_executor(self._thread, self._directory.seal, logs, self._every_seconds, self.erased)
+        segment = await loop.run_in_executor(
+            self._thread, self._directory.seal, logs, self._every_seconds, self._erasures.erased
+        )
         await self._take(segment, logs)
         paths = [one.closed.path for one in logs]
         self._ledger.drop(paths)

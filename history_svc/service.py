@@ -19,7 +19,7 @@ from history_svc.store import Appending, History
 from history_svc.summary import summary
 from history_svc.visits import Found, Visits
 from mesh import names, pages
-from mesh.errors import DataLoss, InvalidArgument, NotFound
+from mesh.errors import InvalidArgument, NotFound
 from mesh.streams import until_drained
 
 SERVICE = "poi.v1.HistoryService"
@@ -75,8 +75,7 @@ class HistoryServicer(history_pb2_grpc.HistoryServiceServicer):
             request.interval, request.cameras, int(state.get("before", self._history.index.next_number))
         )
         probes = await self._queries.probes(request)
-        least = request.min_similarity if request.HasField("min_similarity") else self._min_similarity
-        hits = await self._searches.find(probes, least, scope)
+        hits = await self._searches.find(probes, self._least(request), scope)
         place = by_time if request.order == history_pb2.APPEARANCE_ORDER_TIME else by_similarity
         if place is by_time:
             hits.sort(key=place)
@@ -102,8 +101,7 @@ class HistoryServicer(history_pb2_grpc.HistoryServiceServicer):
         self._check_store(request.parent)
         scope = self._scope(request.interval, (), self._history.index.next_number)
         probes = await self._queries.probes(request.query, "query.")
-        least = request.min_similarity if request.HasField("min_similarity") else self._min_similarity
-        hits = await self._searches.find(probes, least, scope)
+        hits = await self._searches.find(probes, self._least(request), scope)
         best = hits[: journey.MAX_APPEARANCES]
         found = await self._visits_of(best)
         return history_pb2.GetJourneyResponse(
@@ -142,6 +140,39 @@ class HistoryServicer(history_pb2_grpc.HistoryServiceServicer):
         await self._visits.attach([response])
         return response
 
+    async def EraseAppearances(
+        self, request: history_pb2.EraseAppearancesRequest, context: Any
+    ) -> history_pb2.EraseAppearancesResponse:
+        self._check_store(request.parent)
+        if not request.validate_only and not request.request_id:
+            raise InvalidArgument(violations=[("request_id", "is needed, so that a repeat is known as one")])
+        hits: list[Hit] = []
+        if request.HasField("selection"):
+            selection = request.selection
+            scope = self._scope(selection.interval, selection.cameras, self._history.index.next_number, "selection.")
+            probes = await self._queries.probes(selection.query, "selection.query.")
+            hits = await self._searches.find(probes, self._least(selection), scope)
+            ids = [hit.appearance.id for hit in hits]
+        else:
+            ids = [self._appearance_id(at, name) for at, name in enumerate(request.appearances.names)]
+        response = history_pb2.EraseAppearancesResponse()
+        if request.validate_only:
+            response.erasure.CopyFrom(translate.erasure(self._history.store, await self._history.erasing.plan(ids)))
+            for hit in hits[:_MAX_PAGE]:
+                found = translate.appearance(self._history.store, hit.appearance, hit.best)
+                response.hits.add(appearance=found, similarity=hit.similarity)
+            return response
+        receipt = await self._history.erasing.erase(ids, request.request_id)
+        response.erasure.CopyFrom(translate.erasure(self._history.store, receipt))
+        return response
+
+    async def GetErasure(self, request: history_pb2.GetErasureRequest, context: Any) -> history_pb2.Erasure:
+        store, erasure_id = names.parse_erasure(request.name)
+        receipt = self._history.erasures.get(erasure_id) if store == self._history.store else None
+        if receipt is None:
+            raise NotFound(request.name)
+        return translate.erasure(store, receipt)
+
     async def GetFrame(
         self, request: history_pb2.GetFrameRequest, context: Any
     ) -> AsyncIterator[httpbody_pb2.HttpBody]:
@@ -151,16 +182,10 @@ class HistoryServicer(history_pb2_grpc.HistoryServiceServicer):
         found = await self._history.reads.frame(frame_id)
         if found is None or found.frame.time_ns < self._history.oldest_ns():
             raise NotFound(request.name)
-        parts = self._history.frames.parts(frame_id)
         content_type = "image/jpeg"
-        try:
-            while part := await asyncio.to_thread(next, parts, b""):
-                yield httpbody_pb2.HttpBody(content_type=content_type, data=part)
-                content_type = ""
-        except FileNotFoundError:
-            raise DataLoss(f"the image of {request.name} is gone", reason="FRAME_LOST") from None
-        finally:
-            parts.close()
+        async for part in self._history.frames.parts(found.frame):
+            yield httpbody_pb2.HttpBody(content_type=content_type, data=part)
+            content_type = ""
 
     async def _read_batches(
         self,
@@ -191,18 +216,30 @@ class HistoryServicer(history_pb2_grpc.HistoryServiceServicer):
         if store != self._history.store:
             raise wrong_store("parent", self._history.store)
 
-    def _scope(self, interval: common_pb2.Interval, cameras: Iterable[str], before: int) -> Scope:
+    def _least(
+        self,
+        request: history_pb2.SearchAppearancesRequest | history_pb2.GetJourneyRequest | history_pb2.AppearanceSelection,
+    ) -> float:
+        return request.min_similarity if request.HasField("min_similarity") else self._min_similarity
+
+    def _appearance_id(self, at: int, name: str) -> bytes:
+        store, text = names.parse_appearance(name, f"appearances.names[{at}]")
+        if store != self._history.store:
+            raise wrong_store(f"appearances.names[{at}]", self._history.store)
+        return appearance_id(text, name)
+
+    def _scope(self, interval: common_pb2.Interval, cameras: Iterable[str], before: int, path: str = "") -> Scope:
         start, end = -_FOREVER, _FOREVER
         if interval.HasField("start_time"):
             start = max(start, translate.nanoseconds(interval.start_time))
         if interval.HasField("end_time"):
             end = min(end, translate.nanoseconds(interval.end_time))
         if start > end:
-            raise InvalidArgument(violations=[("interval", "ends before it starts")])
+            raise InvalidArgument(violations=[(f"{path}interval", "ends before it starts")])
         ids: list[str] = []
         for at, name in enumerate(cameras):
-            store, camera = names.parse_camera(name, f"cameras[{at}]")
+            store, camera = names.parse_camera(name, f"{path}cameras[{at}]")
             if store != self._history.store:
-                raise wrong_store(f"cameras[{at}]", self._history.store)
+                raise wrong_store(f"{path}cameras[{at}]", self._history.store)
             ids.append(camera)
         return Scope(start, end, ids or None, before)

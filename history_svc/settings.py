@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
+from history_svc.objects import directory_of, remote
 from mesh.settings import HostPort, ServerSettings, StoreId, Target
 
 
@@ -21,6 +22,26 @@ def _qdrant_url(value: str) -> str:
 
 QdrantUrl = Annotated[str, AfterValidator(_qdrant_url)]
 """Where Qdrant is, or nothing when empty."""
+
+
+def _frames_url(value: str) -> str:
+    if not value:
+        return value
+    scheme = urlsplit(value).scheme
+    if scheme == "file":
+        directory_of(value)
+    elif scheme in _OBJECT_STORES:
+        if "@" in value or "?" in value:
+            raise ValueError("takes no credentials or options: those are environment variables")
+        remote(value)
+    else:
+        raise ValueError("is not file:///DIRECTORY, s3://BUCKET[/PREFIX], gs://BUCKET or az://CONTAINER")
+    return value
+
+
+FramesUrl = Annotated[str, AfterValidator(_frames_url)]
+"""Where evidence frames are, or the data directory when empty."""
+_OBJECT_STORES = frozenset({"s3", "gs", "az"})
 
 
 class Settings(ServerSettings):
@@ -38,7 +59,11 @@ class Settings(ServerSettings):
     store: StoreId = "store-1"
     """The store whose detections are kept."""
     data_dir: Path = Path("var/history")
-    """Where the detection log and the evidence frames are. One process at a time."""
+    """Where the detection log is, and the evidence frames unless `frames_url` says otherwise. One process at a time."""
+    frames_url: FramesUrl = ""
+    """Keep the evidence frames in this object store: `s3://BUCKET[/PREFIX]`, with key, region and endpoint from the
+    usual variables (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION; AWS_ENDPOINT for another than Amazon's, with
+    AWS_ALLOW_HTTP=true where that has no TLS), or in `file:///DIRECTORY`. Empty: `frames` in the data directory."""
     retention_days: Annotated[float, Field(gt=0, le=3650)] = 7.0
     """Detections and frames older than so many days are dropped, and refused."""
     future_seconds: Annotated[float, Field(ge=0, le=86_400)] = 300.0

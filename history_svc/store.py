@@ -8,7 +8,6 @@ answered.
 from __future__ import annotations
 
 import asyncio
-import errno
 import time
 from collections.abc import Awaitable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +23,10 @@ from history_svc import metrics
 from history_svc.appearances import Rules
 from history_svc.book import Book
 from history_svc.draft import Draft, Shelved
-from history_svc.frames import FrameFiles
+from history_svc.erasing import Erasing
+from history_svc.erasure import Erasures
+from history_svc.errors import refused
+from history_svc.frames import FrameStore
 from history_svc.group import Job, decide
 from history_svc.index import Faces, HistoryIndex
 from history_svc.intake import Batch, Intake, Observation, Upload
@@ -36,6 +38,7 @@ from history_svc.records import (
     ROW,
     FrameLink,
     Header,
+    appearance_number,
     appearance_numbers,
     encode_detections,
     encode_frame,
@@ -51,13 +54,14 @@ from history_svc.settings import Settings
 from history_svc.stored import Stored
 from mesh import names
 from mesh.embeddings import DIMENSIONS, FACE_MODEL
-from mesh.errors import MeshError, NotFound, ResourceExhausted, Unavailable
+from mesh.errors import MeshError, NotFound
 
 _log = structlog.get_logger(__name__)
 _NS = 1_000_000_000
 _GROUP_DETECTIONS = 1024
 _FORGET_AT_ONCE = 4096
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_ORPHANS_AFTER_SECONDS = 600.0
+"""By then ingest has sent again what was under way, and an object store's clock may be minutes off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,29 +81,42 @@ class History:
         self,
         settings: Settings,
         log: DetectionLog,
-        frames: FrameFiles,
+        frames: FrameStore,
         book: Book,
         index: HistoryIndex,
         sealed: SegmentedIndex,
         directory: Directory,
         ledger: Ledger,
         stored: Stored,
+        erasures: Erasures,
         quarantine: Quarantine,
     ) -> None:
         """`index` is `sealed` itself where faces are searched here."""
         self.quarantine = quarantine
         self.book, self.index, self.sealed, self.frames = book, index, sealed, frames
-        self.reads = Reads(book, sealed)
+        self.reads = Reads(book, sealed, erasures)
         self.store = settings.store
         self._intake = Intake(settings.store, FACE_MODEL, DIMENSIONS[FACE_MODEL], settings.max_frame_bytes)
         self._settings, self._log, self._ledger, self._stored = settings, log, ledger, stored
-        self._sealing = Sealing(sealed, directory, ledger, log, settings, self._take)
+        self._sealing = Sealing(sealed, directory, ledger, log, settings, erasures, self._take)
         self._rules = _rules(settings)
         self._jobs: asyncio.Queue[Job] = asyncio.Queue()
         self._deciding = asyncio.Lock()
+        self.erasures = erasures
+        self.erasing = Erasing(
+            settings.store,
+            book,
+            sealed,
+            self.reads,
+            erasures,
+            self._sealing,
+            self._deciding,
+            self._roll,
+            frames,
+            quarantine,
+        )
         self._tasks: set[asyncio.Task[Any]] = set()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="log")
-        self._frame_writers = ThreadPoolExecutor(2, thread_name_prefix="frames")
 
     @classmethod
     def open(cls, settings: Settings, seam: Seam = PLAIN) -> History:
@@ -122,7 +139,8 @@ class History:
         book = Book(rules.gap_ns)
         ledger = Ledger(book, settings.seal_faces, settings.seal_seconds)
         sealed = SegmentedIndex(header.dimension, settings.search_threads)
-        stored = Stored(sealed, book, rules.gap_ns)
+        erasures = Erasures(settings.data_dir / "erasures")
+        stored = Stored(sealed, book, erasures, rules.gap_ns)
         index = _index(settings, header, sealed)
         try:
             directory = Directory(settings.data_dir / "segments", quarantine, header, seam)
@@ -135,11 +153,12 @@ class History:
                     index.add(segment.faces())  # what it has of them it only learns to name
         except OtherHeader as error:
             raise OtherData.of(error.header, header) from None
-        replay = Replay(header, book, index, rules, ledger, stored)
+        index.remove([appearance_number(one) for one in erasures.erased.appearances])
+        replay = Replay(header, book, index, rules, ledger, stored, erasures.erased)
         log.recover(replay.apply, replay.closed)
         quarantine.directory_at(settings.data_dir / "frames")
-        frames = FrameFiles(settings.data_dir / "frames")
-        history = cls(settings, log, frames, book, index, sealed, directory, ledger, stored, quarantine)
+        frames = FrameStore.open(settings.frames_url, settings.data_dir / "frames", seam)
+        history = cls(settings, log, frames, book, index, sealed, directory, ledger, stored, erasures, quarantine)
         floor = history.oldest_ns()
         book.drop_before(floor)
         index.drop_before(floor)
@@ -220,10 +239,25 @@ class History:
                     self._ledger.drop(files)
                 segments = await self._sealing.drop_before(floor)
             await asyncio.to_thread(self.quarantine.drop_before, floor)
-            # FRAMES
+            for erasure in self.erasures.forgettable(floor):
+                await asyncio.to_thread(self.erasures.write, erasure)
+                self.erasures.take(erasure)
+            frames = await self.frames.drop_before(floor)
             self._gauge()
-            if files or segments:
-                _log.info("expired", log_files=len(files), segments=segments)
+            if files or segments or frames:
+                _log.info("expired", log_files=len(files), segments=segments, frames=frames)
+
+    async def remove_orphan_frames(self) -> None:
+        """Removes, once, the frames that a process wrote before this one and was killed before it recorded them."""
+        await asyncio.sleep(_ORPHANS_AFTER_SECONDS)
+        orphans = await self.frames.remove_orphans(self.reads.frames_of)
+        _log.info("orphan_frames_removed", frames=orphans)
+
+    async def _roll(self) -> None:
+        """Ends the log file that is written."""
+        async with self._deciding:
+            await asyncio.get_running_loop().run_in_executor(self._writer, self._log.roll)
+            self._file_closed()
 
     def _file_closed(self) -> None:
         """Log files that were ended may fill a segment now."""
@@ -242,7 +276,6 @@ class History:
     ) -> list[MeshError | None]:
         if detections is not None:
             await detections  # a frame may show an appearance that begins in the same request
-        loop = asyncio.get_running_loop()
         answers: list[MeshError | None] = []
         links: list[FrameLink] = []
         for upload in uploads:
@@ -251,10 +284,7 @@ class History:
             if unknown:
                 answers.append(NotFound(names.appearance(self.store, unknown[0].hex())))
                 continue
-            try:
-                await loop.run_in_executor(self._frame_writers, self.frames.save, upload.frame.id, upload.image)
-            except OSError as error:
-                raise _refused(error) from error
+            await self.frames.save(upload.frame, upload.image)
             links.append(FrameLink(upload.frame, upload.appearances))
             answers.append(None)
         if links:
@@ -277,7 +307,7 @@ class History:
         except OSError as error:
             metrics.WRITE_FAILURES.inc()
             _log.error("write_failed", error=str(error), batches=len(jobs))
-            _fail(jobs, _refused(error))
+            _fail(jobs, refused(error))
             self._file_closed()
             return
         except Exception as error:
@@ -309,13 +339,14 @@ class History:
     async def _shelved(self, jobs: list[Job]) -> Shelved | None:
         """What sealed segments have of all that these jobs may need."""
         asked = [one for job in jobs for one in job.observations if self.book.appearance_of(one.detection) is None]
-        sights = [(one.track, one.time_ns) for one in asked]
+        detections, sights = [one.detection for one in asked], [(one.track, one.time_ns) for one in asked]
         shown = {one for job in jobs for link in job.links for one in link.appearances}
+        erased = self._stored.erased(detections)
         if not self._stored.needed(sights, shown):
-            return None
-        detections = [one.detection for one in asked]
+            return Shelved(erased) if erased else None
         shelved = partial(self._stored.shelved, detections, sights, shown)
-        return await asyncio.get_running_loop().run_in_executor(self._writer, shelved)
+        found = await asyncio.get_running_loop().run_in_executor(self._writer, shelved)
+        return Shelved({**found.detections, **erased}, found.appearances)
 
     async def _take(self, segment: SealedFaces, logs: Sequence[LogFile]) -> None:
         """From now on a segment answers for what is in it."""
@@ -347,7 +378,6 @@ class History:
 
     def _close(self) -> None:
         self._sealing.close()
-        self._frame_writers.shutdown()
         self._writer.shutdown()
         self._log.close()
         self.index.close()
@@ -365,14 +395,6 @@ def _index(settings: Settings, header: Header, sealed: SegmentedIndex) -> Histor
 
 def _rules(settings: Settings) -> Rules:
     return Rules(int(settings.gap_seconds * _NS), settings.other_person_similarity)
-
-
-def _refused(error: OSError) -> MeshError:
-    if error.errno in _FULL:
-        return ResourceExhausted(
-            "the disk is full: nothing of the batch is stored", reason="DISK_FULL", retry_after=1.0
-        )
-    return Unavailable("the disk did not take the batch", reason="DISK_FAILED", retry_after=1.0)
 
 
 def _fail(jobs: list[Job], error: Exception) -> None:

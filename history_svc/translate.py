@@ -8,6 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from poi.v1 import common_pb2, history_pb2
 
 from history_svc.appearances import Appearance
+from history_svc.erasure import Receipt
 from history_svc.intake import Batch, item_error
 from history_svc.records import HAS_FACE_BOX, HAS_PERSON_BOX, PACKED, Frame
 from history_svc.store import Appending
@@ -66,6 +67,24 @@ def appearance(store: str, one: Appearance, best: bytes = b"") -> history_pb2.Ap
         face_count=one.face_count,
         frames=[frame(store, kept) for kept in one.frames],
     )
+
+
+def erasure(store: str, one: Receipt) -> history_pb2.Erasure:
+    """What was erased, or would be."""
+    message = history_pb2.Erasure(
+        name=names.erasure(store, one.id) if one.id else "",
+        appearance_count=one.appearances,
+        detection_count=one.detections,
+        face_count=one.faces,
+        frame_count=one.frames,
+        file_count=one.files,
+        quarantined_file_count=one.quarantined,
+    )
+    if one.begun_ns:
+        message.create_time.CopyFrom(timestamp(one.begun_ns))
+    if one.done_ns:
+        message.complete_time.CopyFrom(timestamp(one.done_ns))
+    return message
 
 
 async def answer(store: str, batch: Batch, appending: Appending) -> history_pb2.AppendDetectionsResponse:

@@ -16,6 +16,7 @@ from ingest_svc.cameras import CameraParser
 from ingest_svc.dead_letters import DeadLetters
 from ingest_svc.detections import DetectionFlow
 from ingest_svc.evidence import Evidence
+from ingest_svc.exits import Exits
 from ingest_svc.intake import Intake, Topics
 from ingest_svc.mqtt import Mqtt, Token
 from ingest_svc.presence import Presence
@@ -46,6 +47,8 @@ async def main() -> None:
         for name in ("history", "match", "region", "alert")
     }
     history = BatchStream("history", history_pb2_grpc.HistoryServiceStub(opened["history"]).AppendDetections)
+    # Of their own: a frame waits for a disk or an object store, and nobody's alert waits for a frame.
+    frames = BatchStream("frames", history_pb2_grpc.HistoryServiceStub(opened["history"]).AppendDetections)
     match = BatchStream("match", match_pb2_grpc.MatchServiceStub(opened["match"]).MatchDetections)
     region = BatchStream("region", region_pb2_grpc.RegionServiceStub(opened["region"]).RecordSceneUpdates)
     alerts = AlertRaiser(parent, alert_pb2_grpc.AlertServiceStub(opened["alert"]))
@@ -63,12 +66,17 @@ async def main() -> None:
     evidence = (
         Evidence(
             settings.store,
-            history,
+            frames,
             ask=lambda camera_id: mqtt.publish(topics.command + camera_id, b"getimage"),
             wait_seconds=settings.evidence_wait_seconds,
             on_problem=lambda camera, problem: dead_letters.refuse(camera, [problem], None),
         )
         if settings.evidence
+        else None
+    )
+    exits = (
+        Exits(evidence, gap_seconds=settings.gap_seconds, every_seconds=settings.exit_frame_seconds)
+        if evidence and settings.exit_frame_seconds
         else None
     )
     detections = DetectionFlow(
@@ -82,6 +90,7 @@ async def main() -> None:
         on_sighting=lambda detection, appearance, why: (
             evidence.want(detection.camera, appearance, why) if evidence else None
         ),
+        on_stored=exits.seen if exits else None,
         on_problems=lambda camera, problems: dead_letters.refuse(camera, problems, None),
     )
     scenes = SceneFlow(
@@ -145,10 +154,12 @@ async def main() -> None:
         server.on_stop(evidence.close)
     for name, work in (
         ("history stream", history.run),
+        ("frame stream", frames.run),
         ("match stream", match.run),
         ("region stream", region.run),
         ("scene flow", scenes.run),
         ("presence", presence.run),
+        *([("exits", exits.run)] if exits else []),
         ("dead letters", dead_letters.run),
         ("mqtt", mqtt.run),  # takes the session over from a server that runs: not before our port is free
     ):

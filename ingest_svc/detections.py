@@ -27,6 +27,7 @@ _log = structlog.get_logger(__name__)
 HistoryStream = BatchStream[history_pb2.AppendDetectionsRequest, history_pb2.AppendDetectionsResponse]
 MatchStream = BatchStream[match_pb2.MatchDetectionsRequest, match_pb2.MatchDetectionsResponse]
 OnSighting = Callable[[common_pb2.Detection, str, "history_pb2.FrameKind.ValueType"], None]
+OnStored = Callable[[common_pb2.Detection, str], None]
 OnProblems = Callable[[str, Sequence[Problem]], None]
 
 _REMEMBERED_ALERTS = 65_536
@@ -48,9 +49,13 @@ class DetectionFlow:
         batch_detections: int,
         batch_wait_seconds: float,
         on_sighting: OnSighting,
+        on_stored: OnStored | None = None,
         on_problems: OnProblems,
     ) -> None:
-        """`on_sighting` hears of new appearances, alerts and better faces, `on_problems(camera, ...)` of refusals."""
+        """`on_sighting` hears of new appearances, alerts and better faces, `on_problems(camera, ...)` of refusals.
+
+        `on_stored(detection, appearance)` hears of every detection.
+        """
         self._parent = parent
         self._history = history
         self._match = match
@@ -59,6 +64,7 @@ class DetectionFlow:
         self._batch_size = batch_detections
         self._batch_wait = batch_wait_seconds
         self._on_sighting = on_sighting
+        self._on_stored = on_stored
         self._on_problems = on_problems
         self._loop = asyncio.get_running_loop()
         self._queue: list[tuple[common_pb2.Detection, Delivery]] = []
@@ -158,6 +164,11 @@ class DetectionFlow:
             of = appearances.get(detection.detection_id)
             if of is not None and self._best_faces.better(of, detection):
                 self._on_sighting(detection, of, history_pb2.FRAME_KIND_BEST)
+        if self._on_stored is not None:
+            for detection in detections:
+                of = appearances.get(detection.detection_id)
+                if of is not None:
+                    self._on_stored(detection, of)
         if stored.errors or matched.errors:
             self._report(detections, stored.errors)
             self._report(faces, matched.errors)

@@ -65,3 +65,8 @@ class IngestSettings(ServerSettings):
     """Ask cameras for a frame when somebody appears or matches, or shows a clearly better face."""
     evidence_wait_seconds: Annotated[float, Field(gt=0, le=600)] = 5.0
     """How long to wait for a frame before the camera may be asked again."""
+    exit_frame_seconds: Annotated[float, Field(ge=0, le=60)] = 2.0
+    """How often a camera with people in view is asked for a frame, so that there is one of the moment before
+    somebody is gone. Each is a JPEG through the broker. 0: no exit frames."""
+    gap_seconds: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    """An appearance that was not seen for so long is over and gets its exit frame: as history's `gap_seconds`."""

@@ -42,6 +42,7 @@ _POI = _Kind("stores", "pois")
 _REFERENCE = _Kind("stores", "pois", "references")
 _APPEARANCE = _Kind("stores", "appearances")
 _FRAME = _Kind("stores", "frames")
+_ERASURE = _Kind("stores", "erasures")
 _ALERT = _Kind("stores", "alerts")
 _SCENE = _Kind("stores", "scenes")
 _ZONE = _Kind("stores", "scenes", "zones")
@@ -81,6 +82,11 @@ def appearance(store_id: str, appearance_id: str) -> str:
 def frame(store_id: str, frame_id: str) -> str:
     """stores/{store}/frames/{frame}"""
     return _FRAME.format(store_id, frame_id)
+
+
+def erasure(store_id: str, erasure_id: str) -> str:
+    """stores/{store}/erasures/{erasure}"""
+    return _ERASURE.format(store_id, erasure_id)
 
 
 def alert(store_id: str, alert_id: str) -> str:
@@ -132,6 +138,11 @@ def parse_appearance(name: str, field: str = "name") -> tuple[str, str]:
 def parse_frame(name: str, field: str = "name") -> tuple[str, str]:
     """(store, frame)"""
     return _pair(_FRAME, name, field)
+
+
+def parse_erasure(name: str, field: str = "name") -> tuple[str, str]:
+    """(store, erasure)"""
+    return _pair(_ERASURE, name, field)
 
 
 def parse_alert(name: str, field: str = "name") -> tuple[str, str]:

@@ -66,7 +66,7 @@ def search(
             min_similarity=min_similarity,
             order=history_pb2.AppearanceOrder.Value(f"APPEARANCE_ORDER_{order.value}"),
         )
-        _say_who(request, mesh, images, poi, appearance)
+        say_who(request, mesh, images, poi, appearance)
         async with mesh.channel("history", seconds=_IMAGE_SECONDS) as channel:
             page = await pages(history_pb2_grpc.HistoryServiceStub(channel).SearchAppearances, request, "hits", limit)
         if json:
@@ -114,7 +114,7 @@ def journey(
         request = history_pb2.GetJourneyRequest(
             parent=mesh.parent, interval=interval(since, until), min_similarity=min_similarity
         )
-        _say_who(request.query, mesh, images, poi, appearance)
+        say_who(request.query, mesh, images, poi, appearance)
         async with mesh.channel("history", seconds=_IMAGE_SECONDS) as channel:
             way = await history_pb2_grpc.HistoryServiceStub(channel).GetJourney(request)
         if json:
@@ -200,13 +200,14 @@ def _check_one_query(images: list[Path] | None, poi: str, appearance: str) -> No
         raise typer.BadParameter("give one of IMAGE..., --poi and --appearance")
 
 
-def _say_who(
+def say_who(
     query: history_pb2.SearchAppearancesRequest | history_pb2.AppearanceQuery,
     mesh: Mesh,
     images: list[Path] | None,
     poi: str,
     appearance: str,
 ) -> None:
+    """Fills in whom a query is for: photos, a person of interest, or whoever an appearance is of."""
     if images and len(images) == 1:
         query.image = read_image(images[0])
     elif images:

@@ -16,6 +16,7 @@ from history_svc.appearances import Appearance
 from history_svc.records import FrameLink, Header, Rows
 from history_svc.sealed import appearance_table, files, frame_table, manifest, tables
 from history_svc.sealed.manifest import Manifest
+from history_svc.sealed.rotation import rotated
 from history_svc.seam import PLAIN, Seam
 
 INDEX: Final = "faces.faiss"
@@ -25,7 +26,6 @@ KEYS: Final = "keys.arrow"
 APPEARANCES: Final = "appearances.arrow"
 SUMS: Final = "sums.f32"
 FRAMES: Final = "frames.arrow"
-_ROTATION_SEED: Final = 20_261_121
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +115,8 @@ def _encode_index(vectors: NDArray[np.float16]) -> bytes:
     if not count:
         return b""
     faiss.omp_set_num_threads(1)  # of this thread; the other cores are for searches
-    rotation = faiss.RandomRotationMatrix(dimension, dimension)
-    rotation.init(_ROTATION_SEED)
-    index = faiss.IndexPreTransform(rotation, faiss.IndexRaBitQFastScan(dimension, faiss.METRIC_INNER_PRODUCT))
-    whole = vectors.astype(np.float32)
+    index = faiss.IndexRaBitQFastScan(dimension, faiss.METRIC_INNER_PRODUCT)
+    whole = rotated(vectors.astype(np.float32))
     index.train(whole)
     index.add(whole)
     content: bytes = faiss.serialize_index(index).tobytes()

@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from poi.v1 import common_pb2
 
-from history_svc.index import Faces, Hits, Probes, Scope, best_per_appearance, cosines
+from history_svc.index import NOTHING, Faces, Hits, Probes, Scope, best_per_appearance, cosines
 from history_svc.records import Rows, Vectors
 from history_svc.sealed import build, files
 from history_svc.sealed.appearance_table import AppearanceTable
 from history_svc.sealed.frame_table import FrameTable
 from history_svc.sealed.manifest import Damaged, Manifest
+from history_svc.sealed.rotation import rotated
 from history_svc.sealed.tables import KeyTable, RowTable
 from history_svc.seam import PLAIN, Seam, Table
 
@@ -39,7 +40,7 @@ class SealedFaces:
     def __init__(self, directory: Path, manifest: Manifest, seam: Seam = PLAIN) -> None:
         self.manifest = manifest
         self._dimension = manifest.header.dimension
-        self._index = _load_index(directory, manifest, seam)
+        self.index = _load_index(directory, manifest, seam)
         self._vector_file, self._row_file, self._key_file, self._appearance_file, self._sum_file, self._frame_file = (
             seam.map(directory / name)
             for name in (build.VECTORS, build.ROWS, build.KEYS, build.APPEARANCES, build.SUMS, build.FRAMES)
@@ -80,20 +81,25 @@ class SealedFaces:
             and (scope.cameras is None or any(camera in self._codes for camera in scope.cameras))
         )
 
-    def search(self, probes: Probes, min_similarity: float, scope: Scope) -> Hits:
-        """As HistoryIndex.search."""
-        templates = probes.aligned if probes.same else np.concatenate([probes.aligned, probes.unaligned])
-        at = self._candidates(np.ascontiguousarray(templates, np.float32), min_similarity)
+    def hits(self, at: NDArray[np.intp] | None, probes: Probes, min_similarity: float, scope: Scope) -> Hits:
+        """As HistoryIndex.search, of the faces at these rising places; of all when None."""
+        if at is None or len(at):
+            self.check_sizes()
         if at is None:
             found = [self._exact(np.flatnonzero(block) + start, probes, min_similarity)
                      for start, block in self._blocks(scope)]  # fmt: skip
             found_at = np.concatenate([one for one, _ in found] or [np.zeros(0, np.intp)])
             similarities = np.concatenate([one for _, one in found] or [np.zeros(0, np.float32)])
         else:
+            # Most segments have nobody like this: they cost the scan and nothing else.
+            if not len(at):
+                return NOTHING
             at = at[self._wanted(at, scope)]
-            if len(at):
-                width = 2 * self._dimension
-                self._vector_file.prefetch(at.astype(np.int64) * width, width)
+            if not len(at):
+                self.trim()
+                return NOTHING
+            width = 2 * self._dimension
+            self._vector_file.prefetch(at.astype(np.int64) * width, width)
             found_at, similarities = self._exact(at, probes, min_similarity)
         best = best_per_appearance(self._appearances[found_at], similarities, self._numbers[found_at])
         chosen = found_at[best]
@@ -129,26 +135,6 @@ class SealedFaces:
         if any(file.cut for file in self._files):
             raise Damaged("a file was cut short")
 
-    def _candidates(self, templates: Vectors, min_similarity: float) -> NDArray[np.intp] | None:
-        """Rising places of the faces that may be as similar; None when all have to be read."""
-        count = self.manifest.faces
-        if count <= _EXACT_ROWS:
-            return None
-        if getattr(_thread, "ready", False) is False:
-            # Of this thread only: with OpenMP threads of its own each search is 2.5 to 4 times slower.
-            faiss.omp_set_num_threads(1)
-            _thread.ready = True
-        asked = min(_FIRST, count)
-        while asked <= min(_MOST, count // 2):
-            estimates, at = self._index.search(templates, asked)
-            if not (at >= 0).all() or not np.isfinite(estimates).all():
-                return None  # faces that are all alike have no estimates
-            if (estimates[:, -1] < min_similarity - _MARGIN).all():
-                places: NDArray[np.intp] = np.unique(at[estimates >= min_similarity - _MARGIN]).astype(np.intp)
-                return places
-            asked *= _FACTOR
-        return None
-
     def _blocks(self, scope: Scope) -> list[tuple[int, NDArray[np.bool_]]]:
         """Blocks with a face in scope: where they start, and which of theirs are."""
         wanted = self._wanted(np.arange(self.manifest.faces), scope)
@@ -176,12 +162,59 @@ class SealedFaces:
         return cosines(vectors, aligned, at, probes, min_similarity)
 
 
+def search(segments: Sequence[SealedFaces], probes: Probes, min_similarity: float, scope: Scope) -> list[Hits]:
+    """As HistoryIndex.search, of each of the segments. Few at a time: they share the estimates' limits."""
+    templates = probes.aligned if probes.same else np.concatenate([probes.aligned, probes.unaligned])
+    found = _candidates(segments, rotated(templates), min_similarity - _MARGIN)
+    return [one.hits(at, probes, min_similarity, scope) for one, at in zip(segments, found, strict=True)]
+
+
+def _candidates(segments: Sequence[SealedFaces], templates: Vectors, least: float) -> list[NDArray[np.intp] | None]:
+    """For each segment the rising places of faces with such an estimate; None where all are to be read.
+
+    `templates` are rotated.
+    """
+    scanned = [one for one in segments if one.index is not None]
+    if not scanned:
+        return [None] * len(segments)
+    _one_thread()
+    # One call for all: a thread that comes back from faiss waits for an interpreter that appends keep busy.
+    together = faiss.IndexShards(templates.shape[1], False, True)  # type: ignore[call-arg] # the stub lacks this one
+    for one in scanned:
+        together.add_shard(one.index)
+    starts = np.cumsum([0, *map(len, scanned)]).tolist()
+    asked = _FIRST
+    while asked <= min(_MOST, min(map(len, scanned)) // 2):
+        estimates, at = together.search(templates, asked)
+        if estimates[:, -1].max() < least:
+            at = np.unique(at[estimates >= least]).astype(np.intp)
+            cuts = np.searchsorted(at, starts)
+            parts = iter([at[cut:end] - start for cut, end, start in zip(cuts, cuts[1:], starts, strict=False)])
+            return [None if one.index is None else next(parts) for one in segments]
+        asked *= _FACTOR
+    if len(segments) == 1:
+        return [None]
+    return [_candidates([one], templates, least)[0] for one in segments]  # perhaps too many in one of them only
+
+
 def _load_index(directory: Path, manifest: Manifest, seam: Seam) -> Any:
+    """None for one that is not searched: there are few faces, or they are all alike and have no estimates."""
     stored = files.read(directory / build.INDEX)
     if zlib.crc32(stored) != manifest.files[build.INDEX].crc32:
         raise Damaged(f"the checksum of {build.INDEX} is wrong")
-    content = seam.open(stored)
-    return faiss.deserialize_index(np.frombuffer(content, np.uint8)) if content else None
+    if manifest.faces <= _EXACT_ROWS:
+        return None
+    index = faiss.deserialize_index(np.frombuffer(seam.open(stored), np.uint8))
+    _one_thread()
+    estimates, at = index.search(np.ones((1, manifest.header.dimension), np.float32), _FIRST)
+    return index if at.min() >= 0 and np.isfinite(estimates).all() else None
+
+
+def _one_thread() -> None:
+    """Of this thread only: with OpenMP threads of its own each search is 2.5 to 4 times slower."""
+    if getattr(_thread, "ready", False) is False:
+        faiss.omp_set_num_threads(1)
+        _thread.ready = True
 
 
 def _check(directory: Path, manifest: Manifest, name: str) -> None:

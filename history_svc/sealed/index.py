@@ -7,14 +7,19 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Final
 
 import numpy as np
 
 from history_svc.index import CHUNK_ROWS, FOREVER, ExactIndex, Faces, Hits, Probes, Scope, best_of, run
 from history_svc.records import Rows, Vectors, rounded
+from history_svc.sealed import faces as sealed_faces
 from history_svc.sealed.faces import SealedFaces
 from history_svc.sealed.reading import Unreadable, reading
 from history_svc.sealed.shelf import Shelf
+
+_AT_ONCE: Final = 8
+"""Segments that are scanned in one call: fewer, and searches wait for appends more often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,7 @@ class SegmentedIndex:
     def __init__(self, dimension: int, threads: int, chunk_rows: int = CHUNK_ROWS) -> None:
         self._active = ExactIndex(dimension, threads, chunk_rows)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="segments")
+        self._threads = threads
         self._view = _View()
         self._changing = threading.Lock()
         self.verify: Callable[[SealedFaces], bool] = lambda segment: True
@@ -93,11 +99,14 @@ class SegmentedIndex:
         chunks = self._active.chunks
         removed = self._view.removed
         segments, scope, active_scope = self._scopes(scope)
-        tasks: list[Callable[[], Hits]] = [
-            partial(_search_segment, segment, probes, min_similarity, scope) for segment in segments
+        # The memory's parts first: they are the longest.
+        tasks = self._active.tasks(chunks, probes, min_similarity, active_scope)
+        at_once = max(1, min(_AT_ONCE, -(-len(segments) // self._threads)))
+        tasks += [
+            partial(_search, segments[start : start + at_once], probes, min_similarity, scope)
+            for start in range(0, len(segments), at_once)
         ]
-        tasks += self._active.tasks(chunks, probes, min_similarity, active_scope)
-        return _without(best_of(run(self._pool, tasks)), removed)
+        return _without(best_of(run(self._pool, self._threads, tasks)), removed)
 
     def faces_of(self, appearance: int, scope: Scope) -> tuple[Rows, Vectors]:
         while True:
@@ -160,13 +169,13 @@ class SegmentedIndex:
         return segments, scope, replace(scope, after=max(scope.after, view.sealed_below))
 
 
-def _search_segment(segment: SealedFaces, probes: Probes, min_similarity: float, scope: Scope) -> Hits:
-    with reading(segment):
-        return segment.search(probes, min_similarity, scope)
-
-
 def _without(hits: Hits, removed: frozenset[int]) -> Hits:
     if not removed:
         return hits
     kept = ~np.isin(hits.appearances, list(removed))
     return Hits(hits.appearances[kept], hits.similarities[kept], hits.numbers[kept], hits.rows[kept])
+
+
+def _search(segments: Sequence[SealedFaces], probes: Probes, min_similarity: float, scope: Scope) -> Hits:
+    with reading(*segments, in_memory=True):
+        return best_of(sealed_faces.search(segments, probes, min_similarity, scope))

@@ -131,6 +131,38 @@ class Shelf:
                 found |= segment.find(detections, times)
         return found
 
+    @_of_the_rest
+    def detections_of(self, numbers: Collection[int]) -> dict[bytes, bytes]:
+        """The detections of appearances with these numbers, and their appearances."""
+        wanted = np.array(list(numbers), np.int64)
+        found: dict[bytes, bytes] = {}
+        for segment in self._newest_first:
+            with reading(segment):
+                for at in np.flatnonzero(np.isin(segment.table.appearances, wanted)).tolist():
+                    found[segment.table.id_at("detection", at)] = segment.table.id_at("appearance", at)
+        return found
+
+    @_of_the_rest
+    def holding(self, numbers: Collection[int], frames: Collection[str]) -> list[SealedFaces]:
+        """The segments with anything of these appearances, of these frames, or of what else the frames show."""
+        wanted = set(numbers)
+        for frame_id in frames:
+            for segment in self._newest_first:
+                with reading(segment):
+                    link = segment.frames.find(frame_id)
+                wanted.update(appearance_number(one) for one in (link.appearances if link is not None else ()))
+        found = np.array(list(wanted), np.int64)
+        holding = []
+        for segment in self._newest_first[::-1]:
+            with reading(segment):
+                if (
+                    (segment.appearances.with_numbers(found) >= 0).any()
+                    or np.isin(segment.table.appearances, found).any()
+                    or any(segment.frames.find(one) is not None for one in frames)
+                ):
+                    holding.append(segment)
+        return holding
+
     def _current(
         self,
         of: NDArray[np.int64],
@@ -165,7 +197,7 @@ class Shelf:
         for at, segment in enumerate(self._newest_first):
             if not len(numbers):
                 return
-            with reading(segment):
+            with reading(segment, in_memory=True):
                 places = segment.appearances.with_numbers(numbers)
             here = places >= 0
             if here.any():

@@ -144,3 +144,48 @@ def test_a_frame_is_listed_and_saved(poi: Poi, appearance: str, tmp_path: Path) 
 )
 def test_a_wrong_command_line_is_status_2(poi: Poi, arguments: tuple[str, ...]) -> None:
     assert poi(*arguments).exit_code == 2
+
+
+@pytest.fixture
+def passers(poi: Poi, photos: dict[str, Path], appearance: str) -> list[str]:
+    """The woman twice and the man once at the back door; the ids of these appearances."""
+    images = {who: photos[who].read_bytes() for who in ("woman", "man")}
+
+    async def record() -> list[str]:
+        made = []
+        for at, who in ((100, "woman"), (200, "woman"), (300, "man")):
+            one = detection(at=at, object_id=who, camera="back")
+            one.embedding.CopyFrom(await _embedding(poi, images[who]))
+            made.append(one)
+        async with Client(poi.mesh.target("history")) as client:
+            answer = await client.append(*made)
+        return [one.appearance.rpartition("/")[2] for one in answer.stored]
+
+    return asyncio.run(record())
+
+
+def test_erase_shows_what_it_finds_and_removes_just_that(
+    poi: Poi, photos: dict[str, Path], passers: list[str], appearance: str
+) -> None:
+    refused = poi("erase", photos["woman"], "--camera", "back")  # nobody says yes
+    assert refused.exit_code == 1
+    assert all(one in refused.stdout for one in passers[:2])
+    assert passers[2] not in refused.stdout
+    assert "2 appearances, 2 detections" in refused.stdout
+    found = poi.json("search", photos["woman"], "--camera", "back")
+    assert len(found["hits"]) == 2
+
+    done = poi.output("erase", photos["woman"], "--camera", "back", "--yes")
+
+    erasure = re.search(r"erased ([0-9a-f]{32}) ", done)
+    assert erasure is not None
+    assert "hits" not in poi.json("search", photos["woman"], "--camera", "back")
+    assert "no appearance found" in poi.output("erase", photos["woman"], "--camera", "back", "--yes")
+    receipt = poi.json("erasure", erasure[1])
+    assert (receipt["appearanceCount"], receipt["detectionCount"]) == (2, "2")
+    # Others are as they were: the man, and the woman at the other doors.
+    assert len(poi.json("search", photos["man"], "--camera", "back")["hits"]) == 1
+    assert poi.json("frames", appearance)["frames"]
+    by_name = poi.json("erase", "--appearance", passers[2], "--yes")
+    assert by_name["appearanceCount"] == 1
+    assert "not found" in poi.fails("erase", "--appearance", passers[2], "--yes").lower()

@@ -1,4 +1,4 @@
-"""A history that appends, seals and expires as fast as it can, in a process that is there to be killed."""
+"""A history that appends, seals, expires and erases as fast as it can, in a process that is there to be killed."""
 
 import asyncio
 import time
@@ -15,6 +15,8 @@ from tests.support import detection, similar, unit
 
 BATCH = 12
 SEAL = 60
+GUEST = 4
+"""Comes once in each batch; some of these appearances are erased."""
 
 
 def batch(number: int, begin_ns: int) -> list[common_pb2.Detection]:
@@ -41,17 +43,34 @@ def settings(data_dir: Path, oldest_ns: int) -> Settings:
 
 
 def grind(data_dir: Path, begin_ns: int, first: int, oldest_ns: int, acknowledged: Connection) -> None:
-    """Tells (batch, its appearances) of each batch from `first` on that is durable. Never returns."""
+    """Tells (batch, its appearances) of each batch from `first` on that is durable, and (-1, those that are erased).
+
+    Never returns.
+    """
     asyncio.run(_grind(data_dir, begin_ns, first, oldest_ns, acknowledged))
 
 
 async def _grind(data_dir: Path, begin_ns: int, first: int, oldest_ns: int, acknowledged: Connection) -> None:
     history = History.open(settings(data_dir, oldest_ns))
-    work = (history.write(), history.seal(), history.verify(), history.sweep())
+    work = (history.write(), history.seal(), history.verify(), history.sweep(), history.erasing.run())
     tasks = [asyncio.create_task(one) for one in work]
+    guests: asyncio.Queue[bytes] = asyncio.Queue()
+    tasks.append(asyncio.create_task(_erase(history, guests, acknowledged)))
     for number in count(first):
         request = history_pb2.AppendDetectionsRequest(parent=STORE, detections=batch(number, begin_ns))
         appending = history.append(history.read(request))
         assert appending.detections is not None
-        acknowledged.send((number, await appending.detections))
+        appearances = await appending.detections
+        acknowledged.send((number, appearances))
+        if number % 7 == 0:
+            guests.put_nowait(appearances[GUEST])
     await asyncio.gather(*tasks)
+
+
+async def _erase(history: History, guests: asyncio.Queue[bytes], acknowledged: Connection) -> None:
+    while True:
+        wanted = [await guests.get()]
+        found = await history.reads.appearances(wanted)
+        if found:  # and not erased by a process before this one
+            await history.erasing.erase(wanted, wanted[0].hex())
+            acknowledged.send((-1, wanted))

@@ -3,6 +3,8 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from hypothesis import given, settings
@@ -11,8 +13,9 @@ from hypothesis import strategies as st
 from history_svc.appearances import Appearance, Rules, Vector
 from history_svc.book import Book
 from history_svc.draft import Draft
+from history_svc.erasure import Erasures
 from history_svc.ledger import Ledger
-from history_svc.records import HAS_VECTOR, PACKED, Header, encode_detections
+from history_svc.records import HAS_VECTOR, PACKED, Erased, Header, encode_detections
 from history_svc.replay import Replay
 from history_svc.sealed.index import SegmentedIndex
 from history_svc.stored import Stored
@@ -71,8 +74,9 @@ class Track:
     def replayed(self) -> Book:
         """The book that a restart makes of the records."""
         book, index = Book(RULES.gap_ns), SegmentedIndex(256, 1)
-        stored = Stored(index, book, RULES.gap_ns)
-        replay = Replay(Header("s", "m", 256), book, index, RULES, Ledger(book, 1000, 1000.0), stored)
+        with TemporaryDirectory() as directory:
+            stored = Stored(index, book, Erasures(Path(directory) / "erasures"), RULES.gap_ns)
+        replay = Replay(Header("s", "m", 256), book, index, RULES, Ledger(book, 1000, 1000.0), stored, Erased())
         for record in self.records:
             replay.apply(record)
         index.close()

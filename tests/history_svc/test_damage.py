@@ -199,7 +199,7 @@ async def test_an_error_of_a_sound_segment_is_raised(home: Path, monkeypatch: py
         def wrong(*_: object) -> None:
             raise IndexError("a mistake of ours")
 
-        monkeypatch.setattr(segment, "search", wrong)
+        monkeypatch.setattr(segment, "hits", wrong)
         monkeypatch.setattr(segment.appearances, "overlapping", wrong)
         probe = unit(1)[None]
         with pytest.raises(IndexError, match="a mistake of ours"):

@@ -1,5 +1,10 @@
 """Evidence frames: on disk before they are acknowledged, read back byte by byte, bad ones refused."""
 
+import asyncio
+import json
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -11,9 +16,11 @@ from hypothesis import strategies as st
 from poi.v1 import history_pb2
 
 from history_svc.frames import is_jpeg
-from mesh.errors import DataLoss, NotFound, from_rpc
+from mesh.errors import DataLoss, NotFound, ResourceExhausted, Unavailable, from_rpc
 from mesh.local import Service
+from tests.history_svc import s3
 from tests.history_svc.client import STORE, Client, detection, moment
+from tests.history_svc.conftest import StartHistory
 from tests.support import unit
 
 
@@ -81,7 +88,7 @@ async def test_a_repeated_frame_is_the_same_and_may_show_more(client: Client, da
 
     assert len({*once.frames, *again.frames, *more.frames}) == 1
     assert [_of(one) for one in await client.appearances()] == [[once.frames[0]]] * 2
-    assert len(list((data_dir / "frames").glob("??/*"))) == 1
+    assert len(list((data_dir / "frames").rglob("*.jpg"))) == 1
 
 
 async def test_bad_frames_cost_themselves_only(client: Client) -> None:
@@ -116,7 +123,7 @@ async def test_a_frame_that_is_not_there_is_not_found(any_client: Client, name: 
 
 async def test_a_frame_whose_file_is_gone_says_so(client: Client, data_dir: Path) -> None:
     (name,) = (await client.append(frames=[upload(jpeg(1))])).frames
-    for path in (data_dir / "frames").glob("??/*.jpg"):
+    for path in (data_dir / "frames").rglob("*.jpg"):
         path.unlink()
 
     with pytest.raises(grpc.aio.AioRpcError) as raised:
@@ -125,17 +132,88 @@ async def test_a_frame_whose_file_is_gone_says_so(client: Client, data_dir: Path
     assert isinstance(from_rpc(raised.value), DataLoss)
 
 
-async def test_what_a_crash_left_of_frames_is_removed(client: Client, server: Service, data_dir: Path) -> None:
-    (name,) = (await client.append(frames=[upload(jpeg(1))])).frames
+async def test_a_frame_that_is_too_large_for_the_disk_is_refused_and_comes_later(
+    client: Client, server: Service, data_dir: Path
+) -> None:
+    began = (await client.append(detection())).stored[0].appearance
+    image = jpeg(1)
+    assert len(image) > 100_000
+    with file_size_limit(server, 100_000):
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await client.append(frames=[upload(image, began)])
+        error = from_rpc(raised.value)
+        assert isinstance(error, ResourceExhausted)
+        assert error.reason == "DISK_FULL"
+        (meanwhile,) = await client.appearances()
+        assert not list((data_dir / "frames").rglob("*.*"))
+    answer = await client.append(frames=[upload(image, began)])
     server.kill()
-    orphans = [data_dir / "frames" / "ab" / "half.draft", data_dir / "frames" / "ab" / f"ab{'0' * 30}.jpg"]
-    for orphan in orphans:
-        orphan.write_bytes(b"x")
-
     server.start()
+    (after,) = await client.appearances()
 
-    assert not any(orphan.exists() for orphan in orphans)
-    assert await _read(client, name)
+    assert not meanwhile.frames
+    assert _of(after) == list(answer.frames)
+    assert b"".join(await _read(client, answer.frames[0])) == image
+
+
+async def test_retention_removes_the_files_of_old_frames(start: StartHistory, data_dir: Path) -> None:
+    server = start({"POI_HISTORY_SWEEP_SECONDS": "0.1"})
+    frames = [upload(jpeg(seed), at=at) for seed, at in ((1, -4 * 3600), (2, -4 * 3600), (3, 3590))]
+    async with Client(server.target) as client:
+        names = (await client.append(frames=frames)).frames
+        assert len(list((data_dir / "frames").rglob("*.jpg"))) == 3
+        server.stop()
+        server.env["POI_HISTORY_RETENTION_DAYS"] = str(2 / 24)
+        server.start()
+        async with asyncio.timeout(20):
+            while len(kept := list((data_dir / "frames").rglob("*"))) != 3:  # noqa: ASYNC110 - files do not call back
+                await asyncio.sleep(0.02)
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await _read(client, names[0])
+
+        assert isinstance(from_rpc(raised.value), NotFound)
+        assert [path.stem for path in kept if path.is_file()] == [names[2].rpartition("/")[2]]
+        assert b"".join(await _read(client, names[2])) == jpeg(3)
+
+
+async def test_frames_are_kept_in_s3(start: StartHistory, data_dir: Path) -> None:
+    image = jpeg(1)
+    with s3.running() as bucket:
+        server = start({"POI_HISTORY_FRAMES_URL": f"s3://{s3.BUCKET}/store-1", **bucket.environment})
+        async with Client(server.target) as client:
+            answer = await client.append(first := detection(), frames=[upload(image)])
+            began = f"{STORE}/appearances/{first.detection_id}"
+            bucket.down = True
+            for failing in (client.append(frames=[upload(jpeg(2), began)]), _read(client, answer.frames[0])):
+                with pytest.raises(grpc.aio.AioRpcError) as raised:
+                    await failing
+                assert isinstance(from_rpc(raised.value), Unavailable)
+            assert len((await client.append(detection(at=1))).stored) == 1, "detections do not need it"
+            bucket.down = False
+            await client.append(frames=[upload(jpeg(2), began)])
+            server.kill()
+            server.start()
+            (appearance,) = await client.appearances()
+            parts = await _read(client, answer.frames[0])
+
+    assert b"".join(parts) == image
+    assert len(appearance.frames) == 1
+    assert len(bucket.objects) == 2
+    assert all(key.startswith("store-1/20") for key in bucket.objects)
+    assert not (data_dir / "frames").exists()
+
+
+@contextmanager
+def file_size_limit(server: Service, limit: int) -> Iterator[None]:
+    """As if the disk had no room for a larger file."""
+    ready = next(server.data_dir.glob("*.ready.json"))
+    pid = int(json.loads(ready.read_text())["pid"])
+    soft, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @given(st.binary(max_size=64), st.integers(0, 200))

@@ -75,6 +75,13 @@ async def sealed(history: History, least: int) -> None:
             await asyncio.sleep(0.02)
 
 
+async def _merged(history: History) -> None:
+    """Waits until there is a segment of several."""
+    async with asyncio.timeout(30):
+        while not any(one.manifest.first_log < one.manifest.last_log for one in history.sealed.segments):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
 async def state(history: History) -> dict[str, Any]:
     """All that can be asked."""
     found = {}
@@ -314,9 +321,7 @@ async def test_small_segments_become_large_ones(tmp_path: Path) -> None:
     async with running(settings) as history:
         for begin in range(0, 4000, 100):
             await append(history, _detections(begin, 100))
-        async with asyncio.timeout(30):
-            while not any(one.manifest.first_log < one.manifest.last_log for one in history.sealed.segments):
-                await asyncio.sleep(0.02)
+        await _merged(history)
         everything = await state(history)
         assert everything["detections"] == 4000
         merged = [one.manifest for one in history.sealed.segments if one.manifest.first_log < one.manifest.last_log]
@@ -341,9 +346,7 @@ async def test_a_crash_after_merging_leaves_nothing_twice(tmp_path: Path) -> Non
         await asyncio.sleep(0.5)
     shutil.copytree(segments, copies)
     async with running(settings) as history:
-        async with asyncio.timeout(30):
-            while not any(one.manifest.first_log < one.manifest.last_log for one in history.sealed.segments):
-                await asyncio.sleep(0.02)
+        await _merged(history)
         await asyncio.sleep(0.2)
         everything = await state(history)
     for path in copies.iterdir():

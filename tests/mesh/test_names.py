@@ -14,6 +14,7 @@ KINDS = [
     (names.reference, names.parse_reference, ("s1", "p7", "r1"), "stores/s1/pois/p7/references/r1"),
     (names.appearance, names.parse_appearance, ("s1", "0" * 32), f"stores/s1/appearances/{'0' * 32}"),
     (names.frame, names.parse_frame, ("s1", "f:1"), "stores/s1/frames/f:1"),
+    (names.erasure, names.parse_erasure, ("s1", "e1"), "stores/s1/erasures/e1"),
     (names.alert, names.parse_alert, ("s1", "17-0"), "stores/s1/alerts/17-0"),
     (names.scene, names.parse_scene, ("s1", "x.y"), "stores/s1/scenes/x.y"),
     (names.zone, names.parse_zone, ("s1", "x", "z"), "stores/s1/scenes/x/zones/z"),
