@@ -105,6 +105,7 @@ class DetectionLog:
         aside. Call once, before the first append.
         """
         files = self._files()
+        self._next = max(self._next, 1 + self._quarantine.used()[0])
         for path in files:
             damaged: list[segments.Span] = []
             newest = 0

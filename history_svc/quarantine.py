@@ -7,10 +7,13 @@ files. It all holds biometric data as it was stored, so nothing is kept for long
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 import structlog
 
@@ -20,6 +23,7 @@ from history_svc.sealed.manifest import Damaged
 from history_svc.segments import fsync_directory, write_durably
 
 _log = structlog.get_logger(__name__)
+_SEGMENT: Final = re.compile(r"\d+-(\d+)\.\d+")
 
 
 class Quarantine:
@@ -81,6 +85,21 @@ class Quarantine:
         if path.exists() and not path.is_dir():
             self.take(path, "a directory belongs here")
         path.mkdir(parents=True, exist_ok=True)
+
+    def used(self) -> tuple[int, int]:
+        """The last log file and the next face of the segments in here, 0 without one.
+
+        Those that come next get higher numbers, so that a segment can be restored.
+        """
+        last_log = next_face = 0
+        for entry in self._entries():
+            name = _SEGMENT.match(entry.name)
+            if name is None:
+                continue
+            last_log = max(last_log, int(name[1]))
+            with suppress(Damaged):
+                next_face = max(next_face, manifest.read(entry).next_face)
+        return last_log, next_face
 
     def drop_before(self, time_ns: int) -> int:
         """Deletes what has nothing newer than `time_ns`, as far as one can tell; returns how many. Raises OSError."""

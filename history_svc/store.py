@@ -139,6 +139,7 @@ class History:
         book = Book(rules.gap_ns)
         ledger = Ledger(book, settings.seal_faces, settings.seal_seconds)
         sealed = SegmentedIndex(header.dimension, settings.search_threads)
+        quarantine.directory_at(settings.data_dir / "erasures")
         erasures = Erasures(settings.data_dir / "erasures")
         stored = Stored(sealed, book, erasures, rules.gap_ns)
         index = _index(settings, header, sealed)
@@ -153,6 +154,7 @@ class History:
                     index.add(segment.faces())  # what it has of them it only learns to name
         except OtherHeader as error:
             raise OtherData.of(error.header, header) from None
+        sealed.reserve(quarantine.used()[1])
         index.remove([appearance_number(one) for one in erasures.erased.appearances])
         replay = Replay(header, book, index, rules, ledger, stored, erasures.erased)
         log.recover(replay.apply, replay.closed)

@@ -74,6 +74,11 @@ class SegmentedIndex:
             self._view = replace(view, segments=(*view.segments, segment), sealed_below=below)
         self._active.drop_below(below)
 
+    def reserve(self, number: int) -> None:
+        """Faces that are added have numbers from this one on. Before the first `add`."""
+        with self._changing:
+            self._view = replace(self._view, sealed_below=max(self._view.sealed_below, number))
+
     def exchange(self, old: Sequence[SealedFaces], new: SealedFaces) -> None:
         """Searches a segment instead of others that stand for the same log files."""
         with self._changing:

@@ -19,7 +19,7 @@ from history_svc.records import appearance_number
 from history_svc.sealed import build, manifest
 from history_svc.store import History
 from mesh.local import Service
-from tests.history_svc.client import STORE, Client
+from tests.history_svc.client import STORE, Client, moment
 from tests.history_svc.conftest import StartHistory
 from tests.history_svc.test_crash import _batches, _log_files, _metric
 from tests.history_svc.test_frames import jpeg, upload
@@ -249,6 +249,7 @@ UNKNOWN = "segments/000000000090-000000000090.0"
 KINDS: dict[str, Callable[[Path], object]] = {
     "a file in place of segments": lambda data: _instead(data / "segments", "?"),
     "a file in place of quarantine": lambda data: _instead(data / "quarantine", "?"),
+    "a file in place of erasures": lambda data: _instead(data / "erasures", "?"),
     "a file in place of frames": lambda data: _instead(data / "frames", "?"),
     "a directory in place of a log file": lambda data: _instead(_last_log(data), None),
     "a directory in place of a sealed log file": lambda data: _instead(data / "detections-000000000001.log", None),
@@ -353,6 +354,38 @@ async def test_a_log_file_that_is_gone_before_it_is_sealed_holds_up_nothing(tmp_
         async with asyncio.timeout(10):
             while not any(one.manifest.rows == 180 for one in history.sealed.segments):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
+
+
+async def test_a_segment_that_was_put_aside_can_be_restored(home: Path) -> None:
+    data = home / "data"
+    async with running(_settings(home), sealing=False) as history:
+        before = sum(one.manifest.rows for one in history.sealed.segments)
+    newest = sorted((data / "segments").iterdir())[-1]
+    backup = shutil.copytree(newest, home / "backup")
+    for log in _log_files(data):
+        log.unlink()  # nothing but the segment says which numbers were used
+    _flip(newest / build.FRAMES, random.Random(1))
+    async with running(_settings(home)) as history:
+        assert newest.name not in [one.manifest.directory for one in history.sealed.segments]
+        count = len(history.sealed.segments)
+        await append(history, _detections(800, 180))
+        await sealed(history, count + 1)
+        await append(history, _detections(1000, 24))
+    backup.rename(newest)
+    async with running(_settings(home)) as history:
+        assert newest.name in [one.manifest.directory for one in history.sealed.segments]
+        assert history.detection_count == before + 180 + 24
+        everything = [one for person in range(PEOPLE) for one in history.index.faces_of(*await _of(history, person))[0]]
+        numbers = [one for segment in history.sealed.segments for one in segment.faces().numbers.tolist()]
+        assert len(numbers) == len(set(numbers))
+        late = [one for one in everything if one["time_ns"] >= moment(1000 / 20).ToNanoseconds()]
+        assert late, "what is in memory is not hidden by what was restored"
+
+
+async def _of(history: History, person: int) -> tuple[int, Scope]:
+    """The newest appearance of a person."""
+    listed = await history.reads.newest_first(None, None, None, 1000)
+    return next(one.number for one in listed if one.object_id == str(person)), Scope()
 
 
 def test_what_is_in_quarantine_goes_when_it_is_too_old(home: Path) -> None:

@@ -94,6 +94,7 @@ async def test_another_seam_hides_all_that_is_stored_and_changes_no_answer(tmp_p
         "half vector": vector.astype("<f2").tobytes()[:16],
         "object id": object_id.encode(),
         "detection": bytes.fromhex(known.detection_id),
+        "frame": jpeg(1)[:16],
     }
     found = [(name, what) for name, content in stored.items() for what, secret in secrets.items() if secret in content]
     assert found == []
@@ -102,7 +103,8 @@ async def test_another_seam_hides_all_that_is_stored_and_changes_no_answer(tmp_p
     async with running(_settings(plain, index_every_seconds=0)) as history:
         await append(history, [*_detections(0, 180), known])
         await sealed(history, 1)
-        await append(history, [detection(unit(5), at=31.0, camera="Camera_1", object_id=object_id)])
+        frame.appearances[:] = []
+        await append(history, [detection(unit(5), at=31.0, camera="Camera_1", object_id=object_id)], frames=[frame])
     everything = b"".join(_stored(plain / "data").values())
     assert [what for what, secret in secrets.items() if secret not in everything] == []
 
