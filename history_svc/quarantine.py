@@ -80,11 +80,10 @@ class Quarantine:
                 _log.error("put_aside", what=path.name, why=why)
             self._count()
 
-    def directory_at(self, path: Path) -> None:
-        """Makes a directory; what stands there and is none is put aside. Raises OSError."""
+    def make_way(self, path: Path) -> None:
+        """What stands where a directory belongs, and is none, is put aside."""
         if path.exists() and not path.is_dir():
             self.take(path, "a directory belongs here")
-        path.mkdir(parents=True, exist_ok=True)
 
     def used(self) -> tuple[int, int]:
         """The last log file and the next face of the segments in here, 0 without one.

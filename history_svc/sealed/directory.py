@@ -40,7 +40,8 @@ class Directory:
 
     def __init__(self, path: Path, quarantine: Quarantine, header: Header, seam: Seam = PLAIN) -> None:
         self._path, self._quarantine, self._header, self._seam = path, quarantine, header, seam
-        quarantine.directory_at(path)
+        quarantine.make_way(path)
+        path.mkdir(parents=True, exist_ok=True)
         fsync_directory(path.parent)
         files.clear_unfinished(path)
 

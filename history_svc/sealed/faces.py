@@ -21,7 +21,7 @@ from history_svc.sealed.frame_table import FrameTable
 from history_svc.sealed.manifest import Damaged, Manifest
 from history_svc.sealed.rotation import rotated
 from history_svc.sealed.tables import KeyTable, RowTable
-from history_svc.seam import PLAIN, Seam, Table
+from history_svc.seam import PLAIN, Mapped, Seam, Table
 
 # Measured at 10 M faces of 256 dimensions (recall 0.9999): the standard error of an estimate is 0.04.
 _FIRST: Final = 64
@@ -84,7 +84,7 @@ class SealedFaces:
     def hits(self, at: NDArray[np.intp] | None, probes: Probes, min_similarity: float, scope: Scope) -> Hits:
         """As HistoryIndex.search, of the faces at these rising places; of all when None."""
         if at is None or len(at):
-            self.check_sizes()
+            self._check_sizes(self._vector_file, self._row_file)  # 3 us a file
         if at is None:
             found = [self._exact(np.flatnonzero(block) + start, probes, min_similarity)
                      for start, block in self._blocks(scope)]  # fmt: skip
@@ -132,7 +132,10 @@ class SealedFaces:
 
     def check_sizes(self) -> None:
         """Raises Damaged when a file was cut short: reading on would end this process."""
-        if any(file.cut for file in self._files):
+        self._check_sizes(*self._files)
+
+    def _check_sizes(self, *files: Mapped) -> None:
+        if any(file.cut for file in files):
             raise Damaged("a file was cut short")
 
     def _blocks(self, scope: Scope) -> list[tuple[int, NDArray[np.bool_]]]:
