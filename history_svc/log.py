@@ -71,10 +71,15 @@ class DetectionLog:
         *,
         segment_bytes: int,
         segment_seconds: float,
+        min_free_bytes: int = 0,
         quarantine: Quarantine | None = None,
         seam: Seam = PLAIN,
     ) -> None:
-        """Damage goes to `quarantine`, by default that in the directory. Each record passes the seam."""
+        """Damage goes to `quarantine`, by default that in the directory. Each record passes the seam.
+
+        Nothing is appended while less than `min_free_bytes` of the disk are free, so that sealing always has room.
+        """
+        self._min_free = min_free_bytes
         self._directory, self._quarantine = directory, quarantine or Quarantine(directory / "quarantine")
         self._header, self._seam = header, seam
         self._segment_bytes, self._segment_seconds = segment_bytes, segment_seconds
@@ -132,6 +137,10 @@ class DetectionLog:
         appended before is lost, and the next call tries again in a new file.
         """
         started = time.perf_counter()
+        if self._min_free:
+            disk = os.statvfs(self._directory)
+            if disk.f_bavail * disk.f_frsize < self._min_free:
+                raise OSError(errno.ENOSPC, f"less than {self._min_free} bytes are free")
         active = self._active
         try:
             if active is None:

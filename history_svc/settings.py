@@ -64,6 +64,8 @@ class Settings(ServerSettings):
     """Keep the evidence frames in this object store: `s3://BUCKET[/PREFIX]`, with key, region and endpoint from the
     usual variables (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION; AWS_ENDPOINT for another than Amazon's, with
     AWS_ALLOW_HTTP=true where that has no TLS), or in `file:///DIRECTORY`. Empty: `frames` in the data directory."""
+    min_free_bytes: Annotated[int, Field(ge=0)] = 256 << 20
+    """Detections are refused (RESOURCE_EXHAUSTED) while less of the disk is free, so that sealing always has room."""
     retention_days: Annotated[float, Field(gt=0, le=3650)] = 7.0
     """Detections and frames older than so many days are dropped, and refused."""
     future_seconds: Annotated[float, Field(ge=0, le=86_400)] = 300.0

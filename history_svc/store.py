@@ -132,6 +132,7 @@ class History:
             encode_header(header),
             segment_bytes=settings.segment_bytes,
             segment_seconds=settings.segment_seconds,
+            min_free_bytes=settings.min_free_bytes,
             quarantine=quarantine,
             seam=seam,
         )
@@ -140,7 +141,7 @@ class History:
         ledger = Ledger(book, settings.seal_faces, settings.seal_seconds)
         sealed = SegmentedIndex(header.dimension, settings.search_threads)
         quarantine.make_way(settings.data_dir / "erasures")
-        erasures = Erasures(settings.data_dir / "erasures")
+        erasures = Erasures(settings.data_dir / "erasures", quarantine)
         stored = Stored(sealed, book, erasures, rules.gap_ns)
         index = _index(settings, header, sealed)
         try:

@@ -1,6 +1,7 @@
 """A disk that is full for real: appends are refused, sealing and merging wait, and all goes on once there is room."""
 
 import asyncio
+import os
 import resource
 import shutil
 import subprocess
@@ -94,7 +95,7 @@ async def _append_until_full(history: History, begin: int) -> int:
 async def test_appends_are_refused_while_the_log_cannot_grow_and_nothing_is_lost(
     small_disk: Path, filler: Filler
 ) -> None:
-    settings = _settings(small_disk, seal_faces=100_000)
+    settings = _settings(small_disk, min_free_bytes=0, seal_faces=100_000)
     async with running(settings) as history:
         await append(history, _detections(0, BATCH))
         filler.leave(100_000, 30_000)
@@ -121,7 +122,7 @@ async def test_sealing_waits_for_room_and_appends_go_on(
     small_disk: Path, filler: Filler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sealing, "_RETRY_SECONDS", 0.02)
-    settings = _settings(small_disk, seal_faces=200, index_every_seconds=0)
+    settings = _settings(small_disk, min_free_bytes=0, seal_faces=200, index_every_seconds=0)
     async with running(settings) as history:
         failures = metrics.SEAL_FAILURES._value.get()
         await append(history, _detections(0, 3 * BATCH))
@@ -151,7 +152,7 @@ async def test_merging_waits_for_room_and_leaves_what_it_would_merge(
 ) -> None:
     monkeypatch.setattr(sealing, "_RETRY_SECONDS", 0.02)
     monkeypatch.setattr("history_svc.sealed.merging._FEW", 4)
-    apart = _settings(small_disk, seal_seconds=1e-6)
+    apart = _settings(small_disk, min_free_bytes=0, seal_seconds=1e-6)
     for begin in range(0, 5 * BATCH, BATCH):  # a segment each
         async with running(apart, sealing=False) as history:
             await append(history, _detections(begin, BATCH // 2))
@@ -159,7 +160,7 @@ async def test_merging_waits_for_room_and_leaves_what_it_would_merge(
             await sealed(history, begin // BATCH + 1)
     filler.leave(8_000, 8_000)
     failures = metrics.SEAL_FAILURES._value.get()
-    async with running(_settings(small_disk)) as history:
+    async with running(_settings(small_disk, min_free_bytes=0)) as history:
         small = len(history.sealed.segments)
         assert small == 5
         before = await _seen(history)
@@ -172,5 +173,18 @@ async def test_merging_waits_for_room_and_leaves_what_it_would_merge(
             while len(history.sealed.segments) == small:  # noqa: ASYNC110 - sealing tells nobody
                 await asyncio.sleep(0.01)
         assert await _seen(history) == before
-    async with running(_settings(small_disk), sealing=False) as history:
+    async with running(_settings(small_disk, min_free_bytes=0), sealing=False) as history:
         assert await _seen(history) == before
+
+
+async def test_some_room_is_left_for_sealing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(_settings(tmp_path)) as history:
+        await append(history, _detections(0, BATCH))
+        disk = os.statvfs(tmp_path)
+        scarce = os.statvfs_result((*disk[:4], (256 << 20) // disk.f_frsize - 1, *disk[5:]))
+        monkeypatch.setattr(os, "statvfs", lambda _: scarce)
+        with pytest.raises(ResourceExhausted):
+            await append(history, _detections(BATCH, BATCH))
+        monkeypatch.undo()
+        await append(history, _detections(BATCH, BATCH))
+        assert (await _seen(history))[1] == 2 * BATCH
