@@ -18,7 +18,7 @@ from history_svc.log import DirectoryInUse
 from history_svc.queries import Queries
 from history_svc.replay import OtherData
 from history_svc.search import Searches
-from history_svc.service import SERVICE, HistoryServicer
+from history_svc.service import SERVICE, STORAGE, HistoryServicer
 from history_svc.settings import Settings
 from history_svc.store import History
 from history_svc.visits import Visits
@@ -50,6 +50,8 @@ async def main() -> None:
     for name, work in history.work().items():
         told = {"healthy": partial(server.set_serving, SERVICE)} if name == "write" else {}
         background.start(name, work, **told)
+    loop = asyncio.get_running_loop()
+    history.watch(lambda sound: loop.call_soon_threadsafe(server.set_serving, STORAGE, sound))
     servicer = HistoryServicer(
         history,
         Searches(history, settings.max_searches),

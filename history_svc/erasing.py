@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 import structlog
@@ -18,6 +16,7 @@ from history_svc.book import Book
 from history_svc.erasure import Erasure, Erasures, Receipt
 from history_svc.errors import refused
 from history_svc.frames import FrameStore
+from history_svc.quarantine import Quarantine
 from history_svc.reads import Reads
 from history_svc.records import appearance_number
 from history_svc.sealed.index import SegmentedIndex
@@ -44,7 +43,7 @@ class Erasing:
         deciding: asyncio.Lock,
         roll: Callable[[], Awaitable[None]],
         frames: FrameStore,
-        quarantine: Path,
+        quarantine: Quarantine,
     ) -> None:
         """Nothing is decided nor written while `deciding` is held; `roll` ends the log file that is written."""
         self._store, self._book, self._index, self._reads = store, book, index, reads
@@ -143,7 +142,7 @@ class Erasing:
         numbers = [one for erasure in pending for one in _numbers(erasure)]
         await self._roll()
         files = await self._sealing.clean(numbers, frozenset().union(*(one.erased.frames for one in pending)))
-        quarantined = await asyncio.to_thread(_clear, self._quarantine)
+        quarantined = await asyncio.to_thread(self._quarantine.clear)
         for erasure in pending:
             await self._frames.remove(erasure.frames)
             receipt = replace(erasure.receipt, done_ns=time.time_ns(), files=files, quarantined=quarantined)
@@ -170,12 +169,3 @@ class Erasing:
 
 def _numbers(erasure: Erasure) -> list[int]:
     return [appearance_number(one) for one in erasure.appearances]
-
-
-def _clear(directory: Path) -> int:
-    """Removes all files under it; returns how many."""
-    if not directory.exists():
-        return 0
-    count = sum(path.is_file() for path in directory.rglob("*"))
-    shutil.rmtree(directory)
-    return count

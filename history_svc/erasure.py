@@ -17,13 +17,15 @@ from typing import Any, Final
 import orjson
 import structlog
 
-from history_svc import metrics
+from history_svc.quarantine import Quarantine
 from history_svc.records import Erased, Frame
 from history_svc.sealed import files
 from history_svc.segments import fsync_directory
 
 _log = structlog.get_logger(__name__)
 _SUFFIX: Final = ".json"
+_COPY: Final = ".copy"
+"""Each erasure is there twice: if its only file were damaged, what it hides would be found again."""
 _ID: Final = 16
 
 
@@ -65,23 +67,17 @@ class Erasure:
 class Erasures:
     """See the module. The methods that write block."""
 
-    def __init__(self, directory: Path) -> None:
-        """Reads what is there; a file that is damaged is reported, and kept out. Raises OSError."""
-        self._directory = directory
+    def __init__(self, directory: Path, quarantine: Quarantine) -> None:
+        """Reads what is there, and puts aside what is damaged. Raises OSError."""
+        self._directory, self._quarantine = directory, quarantine
         directory.mkdir(parents=True, exist_ok=True)
         fsync_directory(directory.parent)
         self._known: dict[str, Erasure] = {}
         for path in sorted(directory.iterdir()):
-            if path.suffix != _SUFFIX:
+            if path.suffix == files.DRAFT:
                 path.unlink()  # was being written
-                continue
-            try:
-                erasure = _decode(files.read(path))
-            except (ValueError, KeyError, TypeError) as error:
-                metrics.QUARANTINED_BYTES.inc(path.stat().st_size)
-                _log.error("erasure_unreadable", file=path.name, why=str(error))
-                continue
-            self._known[erasure.receipt.id] = erasure
+            elif path.suffix in (_SUFFIX, _COPY):
+                self._read(path)
         self._derive()
 
     def get(self, erasure_id: str) -> Receipt | None:
@@ -117,12 +113,13 @@ class Erasures:
 
     def write(self, erasure: Erasure) -> None:
         """Makes it durable, as it is now. Raises OSError."""
-        path = self._directory / f"{erasure.receipt.id}{_SUFFIX}"
-        draft = path.with_suffix(files.DRAFT)
-        draft.unlink(missing_ok=True)
-        files.write(draft, _encode(erasure))
-        draft.replace(path)
-        fsync_directory(self._directory)
+        for suffix in (_SUFFIX, _COPY):
+            path = self._directory / f"{erasure.receipt.id}{suffix}"
+            draft = path.with_suffix(files.DRAFT)
+            draft.unlink(missing_ok=True)
+            files.write(draft, _encode(erasure))
+            draft.replace(path)
+            fsync_directory(self._directory)
 
     def take(self, erasure: Erasure) -> None:
         """From now on it counts as it is. Of the loop's thread."""
@@ -136,6 +133,17 @@ class Erasures:
             for one in self._known.values()
             if one.detections and 0 < one.receipt.done_ns < time_ns
         ]
+
+    def _read(self, path: Path) -> None:
+        try:
+            erasure = _decode(files.read(path))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            _log.error("erasure_unreadable", file=path.name, why=str(error))
+            self._quarantine.take(path, "it cannot be read")
+            return
+        known = self._known.get(erasure.receipt.id)
+        if known is None or erasure.receipt.done_ns > known.receipt.done_ns:  # a crash between the two
+            self._known[erasure.receipt.id] = erasure
 
     def _derive(self) -> None:
         self._pending = [one for one in self._known.values() if not one.receipt.done_ns]

@@ -122,5 +122,8 @@ class HistoryStore(Protocol):
     def work(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
         """What is to run in the background as long as it serves, by name; without "write" no batch is taken."""
 
+    def watch(self, told: Callable[[bool], object]) -> None:
+        """Tells whether all that it keeps is sound, now and whenever that changes; from any thread."""
+
     async def close(self) -> None:
         """Ends what is under way. Nobody waits for an answer any more."""

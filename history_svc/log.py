@@ -5,8 +5,10 @@ Calls block, and come from one thread at a time.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import re
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -15,10 +17,15 @@ from pathlib import Path
 import structlog
 
 from history_svc import metrics, segments
+from history_svc.quarantine import Quarantine
+from history_svc.seam import PLAIN, Seam
 
 _log = structlog.get_logger(__name__)
 _PREFIX = "detections-"
 _SUFFIX = ".log"
+_NAME = re.compile(rf"{_PREFIX}\d+{re.escape(_SUFFIX)}")
+_OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""Errors of this process: nothing is wrong with the file."""
 
 
 class DirectoryInUse(Exception):
@@ -43,6 +50,7 @@ class _Active:
         self.path = path
         self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
         self.size = 0  # of what is durable
+        self.begin = 0  # size of what each file begins with
         self.opened = time.monotonic()
 
 
@@ -56,12 +64,29 @@ class DetectionLog:
         OSError: the directory cannot be made or written.
     """
 
-    def __init__(self, directory: Path, header: bytes, *, segment_bytes: int, segment_seconds: float) -> None:
-        self._directory = directory
-        self._header = header
+    def __init__(
+        self,
+        directory: Path,
+        header: bytes,
+        *,
+        segment_bytes: int,
+        segment_seconds: float,
+        min_free_bytes: int = 0,
+        quarantine: Quarantine | None = None,
+        seam: Seam = PLAIN,
+    ) -> None:
+        """Damage goes to `quarantine`, by default that in the directory. Each record passes the seam.
+
+        Nothing is appended while less than `min_free_bytes` of the disk are free, so that sealing always has room.
+        """
+        self._min_free = min_free_bytes
+        self._directory, self._quarantine = directory, quarantine or Quarantine(directory / "quarantine")
+        self._header, self._seam = header, seam
         self._segment_bytes, self._segment_seconds = segment_bytes, segment_seconds
         directory.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(directory / "lock")
+        for draft in directory.glob(f"{_PREFIX}*{segments.REPAIRED}"):
+            draft.unlink()  # of a process that was killed; what it was made of is still there
         self._active: _Active | None = None
         self._newest: dict[Path, int] = {}  # of the files there are: time of the newest record, ns
         self._next = 1 + max(map(_number, self._files()), default=0)
@@ -71,7 +96,10 @@ class DetectionLog:
         """Unlinks the files with these numbers: what was in them is kept elsewhere. New ones get higher numbers."""
         for path in self._files():
             if first <= _number(path) <= last:
-                path.unlink()
+                if path.is_dir():
+                    self._quarantine.take(path, "a file belongs here")
+                else:
+                    path.unlink()
         self._next = max(self._next, last + 1)
 
     def recover(self, apply: Callable[[bytes], int | None], closed: Callable[[Closed], None]) -> None:
@@ -82,15 +110,18 @@ class DetectionLog:
         aside. Call once, before the first append.
         """
         files = self._files()
+        self._next = max(self._next, 1 + self._quarantine.used()[0])
         for path in files:
             damaged: list[segments.Span] = []
             newest = 0
+            if not self._readable(path):
+                continue
             for found in segments.read(path):
                 if isinstance(found, segments.Span):
                     damaged.append(found)
                     continue
                 try:
-                    newest = max(newest, apply(found) or 0)
+                    newest = max(newest, apply(self._seam.open(found)) or 0)
                 except ValueError as error:
                     _log.error("record_unreadable", file=path.name, why=str(error))
             self._newest[path] = newest
@@ -106,12 +137,16 @@ class DetectionLog:
         appended before is lost, and the next call tries again in a new file.
         """
         started = time.perf_counter()
+        if self._min_free:
+            disk = os.statvfs(self._directory)
+            if disk.f_bavail * disk.f_frsize < self._min_free:
+                raise OSError(errno.ENOSPC, f"less than {self._min_free} bytes are free")
         active = self._active
         try:
             if active is None:
                 active = self._active = self._create()
             parts: list[bytes] = []
-            for payload in payloads:
+            for payload in map(self._seam.seal, payloads):
                 parts += (segments.frame(payload), payload)
             size = _write(active, b"".join(parts))
             os.fdatasync(active.fd)
@@ -163,7 +198,8 @@ class DetectionLog:
         os.close(self._lock)
 
     def _files(self) -> list[Path]:
-        return sorted(self._directory.glob(f"{_PREFIX}*{_SUFFIX}"))
+        found = self._directory.glob(f"{_PREFIX}*{_SUFFIX}")
+        return sorted(path for path in found if _NAME.fullmatch(path.name))
 
     def _create(self) -> _Active:
         path = self._directory / f"{_PREFIX}{self._next:012d}{_SUFFIX}"
@@ -171,7 +207,8 @@ class DetectionLog:
         self._next += 1
         self._newest[path] = 0
         try:
-            active.size = _write(active, segments.frame(self._header) + self._header)
+            header = self._seam.seal(self._header)
+            active.size = active.begin = _write(active, segments.frame(header) + header)
             os.fsync(active.fd)
             # Without this a power cut may take the file's name, and all that was acknowledged in it.
             segments.fsync_directory(self._directory)
@@ -201,7 +238,23 @@ class DetectionLog:
             _log.warning("log_tail_not_cut", file=active.path.name, error=str(error))
         finally:
             os.close(active.fd)
+        if active.size == active.begin:
+            # Nothing was acknowledged in it. Left there, each try on a full disk would take a little more of it.
+            active.path.unlink(missing_ok=True)
+            self._newest.pop(active.path, None)
+        else:
             self._closed.append(Closed(active.path, _number(active.path), active.size, time.time()))
+
+    def _readable(self, path: Path) -> bool:
+        try:
+            with path.open("rb") as file:
+                file.read(1)
+        except OSError as error:
+            if error.errno in _OURS:
+                raise
+            self._quarantine.take(path, f"it cannot be read: {error}")
+            return False
+        return True
 
     def _repair(self, path: Path, damaged: list[segments.Span], *, last: bool) -> None:
         try:
@@ -211,7 +264,8 @@ class DetectionLog:
                 metrics.TRUNCATED_BYTES.inc(tail.end - tail.start)
                 _log.warning("torn_tail_cut", file=path.name, offset=tail.start, bytes=tail.end - tail.start)
             if damaged:
-                segments.quarantine(path, damaged, self._directory / "quarantine")
+                written = path.stat().st_mtime
+                segments.cut_out(path, damaged, lambda name, content: self._quarantine.keep(name, content, written))
                 lost = sum(span.end - span.start for span in damaged)
                 metrics.QUARANTINED_BYTES.inc(lost)
                 _log.error("damage_put_aside", file=path.name, places=len(damaged), bytes=lost)
@@ -234,7 +288,8 @@ def _write(active: _Active, content: bytes) -> int:
 
 
 def _lock(path: Path) -> int:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    # A directory of that name does as well.
+    fd = os.open(path, (os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT) | os.O_CLOEXEC, 0o640)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

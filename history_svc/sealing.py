@@ -16,7 +16,7 @@ from history_svc import metrics
 from history_svc.erasure import Erasures
 from history_svc.ledger import Ledger, LogFile
 from history_svc.log import DetectionLog
-from history_svc.sealed.directory import Directory
+from history_svc.sealed.directory import Directory, SegmentDamaged
 from history_svc.sealed.faces import SealedFaces
 from history_svc.sealed.index import SegmentedIndex
 from history_svc.sealed.manifest import Damaged
@@ -48,6 +48,7 @@ class Sealing:
         self._index, self._directory, self._ledger, self._log = index, directory, ledger, log
         self._erasures = erasures
         self._faces, self._every_seconds = settings.seal_faces, settings.index_every_seconds
+        self._verify_seconds = settings.verify_seconds
         self._span_ns = int(settings.seal_seconds * _NS)
         self._wake = asyncio.Event()
         self._wake.set()
@@ -80,14 +81,19 @@ class Sealing:
                     await asyncio.sleep(_RETRY_SECONDS)
 
     async def verify(self) -> None:
-        """Reads every segment that there is now, and puts aside those that are damaged."""
+        """Reads every segment now and then, and puts aside those that are damaged, for ever.
+
+        Those that a search cannot read are looked at by the index at once.
+        """
         loop = asyncio.get_running_loop()
-        for segment in self._index.segments:
-            async with self.lock:
-                if segment not in self._index.segments:
-                    continue
-                if not await loop.run_in_executor(self._thread, self._directory.verify, segment):
-                    self._index.forget([segment])
+        while True:
+            for segment in self._index.segments:
+                async with self.lock:
+                    if segment not in self._index.segments:
+                        continue
+                    if not await loop.run_in_executor(self._thread, self._directory.verify, segment):
+                        self._index.forget([segment])
+            await asyncio.sleep(self._verify_seconds)
 
     async def clean(self, numbers: Collection[int], frames: Collection[str]) -> int:
         """Removes what is being erased of these appearances and frames from all closed files; returns how many had any.
@@ -106,7 +112,11 @@ class Sealing:
     async def rewrite(self, segments: Sequence[SealedFaces]) -> SealedFaces:
         """Makes one of these, without what is being erased. Under `lock`. Raises OSError, Damaged."""
         loop = asyncio.get_running_loop()
-        made = await loop.run_in_executor(self._thread, self._directory.rewrite, segments, self._erasures.erased)
+        try:
+            made = await loop.run_in_executor(self._thread, self._directory.rewrite, segments, self._erasures.erased)
+        except SegmentDamaged as error:
+            self._index.forget([error.segment])
+            raise
         self._index.exchange(segments, made)
         await loop.run_in_executor(self._thread, self._directory.remove, segments)
         return made

@@ -11,11 +11,13 @@ import mmap
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+REPAIRED: Final = ".repaired"
+"""What a file that is repaired is called until it is whole."""
 MARKER: Final = b"\xd5POI"
 _HEAD: Final = struct.Struct("<4sIII")
 _CHECKED: Final = struct.Struct("<4sII")
@@ -65,20 +67,18 @@ def cut_tail(path: Path, at: int) -> None:
         os.close(fd)
 
 
-def quarantine(path: Path, spans: list[Span], into: Path) -> None:
-    """Moves the damaged spans of a file to files under `into`, and leaves the rest, durably."""
-    into.mkdir(exist_ok=True)
+def cut_out(path: Path, spans: list[Span], keep: Callable[[str, bytes], object]) -> None:
+    """Removes the damaged spans of a file once each was given to `keep` with a name, and leaves the rest, durably."""
     content = path.read_bytes()
     for span in spans:
-        _write_durably(into / f"{path.stem}-{span.start}.damaged", content[span.start : span.end])
-    fsync_directory(into)
+        keep(f"{path.stem}-{span.start}.damaged", content[span.start : span.end])
     kept, offset = [], 0
     for span in spans:
         kept.append(content[offset : span.start])
         offset = span.end
     kept.append(content[offset:])
-    draft = path.with_suffix(".repaired")
-    _write_durably(draft, b"".join(kept))
+    draft = path.with_suffix(REPAIRED)
+    write_durably(draft, b"".join(kept))
     draft.replace(path)
     fsync_directory(path.parent)
 
@@ -112,7 +112,8 @@ def _next_sound(data: mmap.mmap, offset: int, size: int) -> int:
     return size
 
 
-def _write_durably(path: Path, content: bytes) -> None:
+def write_durably(path: Path, content: bytes) -> None:
+    """Makes a file with this content, in place of one that is there; its name is durable with its directory."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()

@@ -23,6 +23,8 @@ from mesh.errors import InvalidArgument, NotFound
 from mesh.streams import until_drained
 
 SERVICE = "poi.v1.HistoryService"
+STORAGE = "poi.v1.HistoryService/storage"
+"""In health: not serving while something damaged is in quarantine."""
 _PAGE, _MAX_PAGE = 50, 1000
 _FOREVER = 1 << 62
 _Pending = tuple[Batch, Appending]

@@ -64,6 +64,8 @@ class Settings(ServerSettings):
     """Keep the evidence frames in this object store: `s3://BUCKET[/PREFIX]`, with key, region and endpoint from the
     usual variables (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION; AWS_ENDPOINT for another than Amazon's, with
     AWS_ALLOW_HTTP=true where that has no TLS), or in `file:///DIRECTORY`. Empty: `frames` in the data directory."""
+    min_free_bytes: Annotated[int, Field(ge=0)] = 256 << 20
+    """Detections are refused (RESOURCE_EXHAUSTED) while less of the disk is free, so that sealing always has room."""
     retention_days: Annotated[float, Field(gt=0, le=3650)] = 7.0
     """Detections and frames older than so many days are dropped, and refused."""
     future_seconds: Annotated[float, Field(ge=0, le=86_400)] = 300.0
@@ -89,6 +91,8 @@ class Settings(ServerSettings):
     index_every_seconds: Annotated[float, Field(ge=0, le=3600)] = 1.0
     """Once sealed, of each appearance the first, the last and the best face and one in so many seconds go on being
     searched; every face when 0. Every detection is kept either way."""
+    verify_seconds: Annotated[float, Field(gt=0, le=30 * 86_400)] = 86_400.0
+    """How often all sealed segments are read and compared with their checksums; the first time after the start."""
     max_frame_bytes: Annotated[int, Field(ge=1024, le=64 << 20)] = 8 << 20
     """A larger evidence frame is refused."""
     stream_window: Annotated[int, Field(ge=1, le=1024)] = 32

@@ -32,6 +32,7 @@ from history_svc.index import Faces
 from history_svc.intake import Batch, Intake, Observation, Upload
 from history_svc.ledger import Ledger, LogFile
 from history_svc.log import DetectionLog
+from history_svc.quarantine import Quarantine
 from history_svc.reads import Reads
 from history_svc.records import (
     ROW,
@@ -48,7 +49,7 @@ from history_svc.sealed.directory import Directory, OtherHeader
 from history_svc.sealed.faces import SealedFaces
 from history_svc.sealed.index import SegmentedIndex
 from history_svc.sealing import Sealing
-from history_svc.seam import Seam
+from history_svc.seam import PLAIN, Seam
 from history_svc.settings import Settings
 from history_svc.stored import Stored
 from mesh import names
@@ -77,7 +78,9 @@ class History:
         ledger: Ledger,
         stored: Stored,
         erasures: Erasures,
+        quarantine: Quarantine,
     ) -> None:
+        self.quarantine = quarantine
         self.book, self.index, self.sealed, self.frames = book, sealed, sealed, frames
         self.reads = Reads(book, sealed, erasures)
         self.store = settings.store
@@ -98,44 +101,52 @@ class History:
             self._deciding,
             self._roll,
             frames,
-            settings.data_dir / "quarantine",
+            quarantine,
         )
         self._tasks: set[asyncio.Task[Any]] = set()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="log")
 
     @classmethod
-    def open(cls, settings: Settings) -> History:
-        """Locks the data directory and reads the log. Blocks.
+    def open(cls, settings: Settings, seam: Seam = PLAIN) -> History:
+        """Locks the data directory and reads the log. Blocks. All that is stored of people passes the seam.
 
         Raises log.DirectoryInUse, replay.OtherData or OSError.
         """
         started = time.perf_counter()
         header = Header(settings.store, FACE_MODEL, DIMENSIONS[FACE_MODEL])
+        quarantine = Quarantine(settings.data_dir / "quarantine")
         log = DetectionLog(
             settings.data_dir,
             encode_header(header),
             segment_bytes=settings.segment_bytes,
             segment_seconds=settings.segment_seconds,
+            min_free_bytes=settings.min_free_bytes,
+            quarantine=quarantine,
+            seam=seam,
         )
         rules = _rules(settings)
         book = Book(rules.gap_ns)
         ledger = Ledger(book, settings.seal_faces, settings.seal_seconds)
         sealed = SegmentedIndex(header.dimension, settings.search_threads)
-        erasures = Erasures(settings.data_dir / "erasures")
+        quarantine.make_way(settings.data_dir / "erasures")
+        erasures = Erasures(settings.data_dir / "erasures", quarantine)
         stored = Stored(sealed, book, erasures, rules.gap_ns)
         try:
-            directory = Directory(settings.data_dir / "segments", settings.data_dir / "quarantine", header)
+            directory = Directory(settings.data_dir / "segments", quarantine, header, seam)
+            sealed.verify = directory.verify
             for segment in directory.open(settings.search_threads):
                 sealed.take(segment)
                 stored.note(segment)
                 log.discard(segment.manifest.first_log, segment.manifest.last_log)
         except OtherHeader as error:
             raise OtherData.of(error.header, header) from None
+        sealed.reserve(quarantine.used()[1])
         sealed.remove([appearance_number(one) for one in erasures.erased.appearances])
         replay = Replay(header, book, sealed, rules, ledger, stored, erasures.erased)
         log.recover(replay.apply, replay.closed)
-        frames = FrameStore.open(settings.frames_url, settings.data_dir / "frames", Seam())
-        history = cls(settings, log, frames, book, sealed, directory, ledger, stored, erasures)
+        quarantine.make_way(settings.data_dir / "frames")
+        frames = FrameStore.open(settings.frames_url, settings.data_dir / "frames", seam)
+        history = cls(settings, log, frames, book, sealed, directory, ledger, stored, erasures, quarantine)
         floor = history.oldest_ns()
         book.drop_before(floor)
         sealed.drop_before(floor)
@@ -191,6 +202,10 @@ class History:
             "orphan frames": self.remove_orphan_frames,
         }
 
+    def watch(self, told: Callable[[bool], object]) -> None:
+        """Tells whether nothing is in quarantine, now and whenever that changes; from any thread."""
+        self.quarantine.watch(told)
+
     async def write(self) -> None:
         """Writes what is appended, for ever."""
         while True:
@@ -207,7 +222,7 @@ class History:
         await self._sealing.run()
 
     async def verify(self) -> None:
-        """Reads every segment once, and puts aside those that are damaged."""
+        """Reads every segment now and then, and puts aside those that are damaged, for ever."""
         await self._sealing.verify()
 
     async def sweep(self) -> None:
@@ -224,6 +239,7 @@ class History:
                     self._file_closed()
                     self._ledger.drop(files)
                 segments = await self._sealing.drop_before(floor)
+            await asyncio.to_thread(self.quarantine.drop_before, floor)
             for erasure in self.erasures.forgettable(floor):
                 await asyncio.to_thread(self.erasures.write, erasure)
                 self.erasures.take(erasure)

@@ -21,7 +21,11 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"  # generic in its stub
 
 
 class Health(health_pb2_grpc.HealthServicer):
-    """The status of each service by full name, and of the server as "": serving when all its services are."""
+    """The status of each service by full name, and of the server as "": serving when all its services are.
+
+    A part of a service ("poi.v1.HistoryService/storage") is there to be asked for by name: a service can do its work
+    while a part of it needs somebody to look at it, so parts do not count for the server.
+    """
 
     def __init__(self) -> None:
         self._serving: dict[str, bool] = {}
@@ -53,7 +57,10 @@ class Health(health_pb2_grpc.HealthServicer):
         """The HealthCheckResponse.ServingStatus of a service."""
         if service and service not in self._serving:
             return _Response.SERVICE_UNKNOWN
-        fine = self._serving[service] if service else all(self._serving.values())
+        if service:
+            fine = self._serving[service]
+        else:
+            fine = all(serving for name, serving in self._serving.items() if "/" not in name)
         return _Response.SERVING if fine and self._open else _Response.NOT_SERVING
 
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> health_pb2.HealthCheckResponse:

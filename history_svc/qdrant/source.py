@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +17,14 @@ from history_svc.appearances import Appearance, Rules
 from history_svc.book import Book
 from history_svc.erasure import Erasure, Erasures
 from history_svc.ledger import Ledger
+from history_svc.quarantine import Quarantine
 from history_svc.records import HAS_VECTOR, Detections, Frame, Header, Rows, Vectors, decode, raw_ids
 from history_svc.replay import OtherData, Replay
 from history_svc.sealed import manifest
 from history_svc.sealed.faces import SealedFaces
 from history_svc.sealed.index import SegmentedIndex
 from history_svc.sealed.manifest import Damaged
+from history_svc.seam import PLAIN, Seam
 from history_svc.stored import Stored
 
 _ROWS = 1024
@@ -49,11 +52,13 @@ class Source:
     Raises Incomplete, replay.OtherData, OSError.
     """
 
-    def __init__(self, directory: Path, header: Header, rules: Rules, floor_ns: int, scratch: Path) -> None:
-        """`scratch` is an empty directory."""
-        self._header, self._floor_ns = header, floor_ns
+    def __init__(
+        self, directory: Path, header: Header, rules: Rules, floor_ns: int, scratch: Path, seam: Seam = PLAIN
+    ) -> None:
+        """`scratch` is a directory for itself; `seam` as in store.History."""
+        self._header, self._floor_ns, self._seam = header, floor_ns, seam
         self.index = SegmentedIndex(header.dimension, 2)
-        self._sealed = _sealed(directory, header)
+        self._sealed = _sealed(directory, header, seam)
         spans = [(one.manifest.first_log, one.manifest.last_log) for _, one in self._sealed]
         self._logs = [
             path
@@ -62,9 +67,10 @@ class Source:
         ]
         if not self._logs and not self._sealed:
             raise Incomplete(f"there is no history in {directory}")
+        erasures = scratch / "erasures"
         if (directory / "erasures").exists():
-            shutil.copytree(directory / "erasures", scratch, dirs_exist_ok=True)
-        self._erasures = Erasures(scratch)
+            shutil.copytree(directory / "erasures", erasures)
+        self._erasures = Erasures(erasures, Quarantine(scratch / "quarantine"))
         if self._erasures.pending:
             raise Incomplete("an erasure is not done yet: let the service finish it, and try again")
         self._book = Book(rules.gap_ns)
@@ -75,7 +81,7 @@ class Source:
         ledger = Ledger(self._book, 1 << 40, 1e12)
         replay = Replay(header, self._book, self.index, rules, ledger, stored, self._erasures.erased)
         for path in self._logs:
-            for payload in _payloads(path):
+            for payload in self._payloads(path):
                 try:
                     replay.apply(payload)
                 except ValueError:
@@ -95,7 +101,7 @@ class Source:
                 yield self._sealed_part(segment, start, min(start + _ROWS, segment.manifest.rows))
         seen: set[bytes] = set()
         for path in self._logs:
-            for payload in _payloads(path):
+            for payload in self._payloads(path):
                 try:
                     content = decode(payload, self._header.dimension)
                 except ValueError:
@@ -154,7 +160,7 @@ class Source:
 
     def _book_frames(self) -> Iterable[Frame]:
         for path in self._logs:
-            for payload in _payloads(path):
+            for payload in self._payloads(path):
                 try:
                     content = decode(payload, self._header.dimension)
                 except ValueError:
@@ -162,14 +168,24 @@ class Source:
                 if not isinstance(content, Detections | Header):
                     yield content.frame
 
+    def _payloads(self, path: Path) -> Iterator[bytes]:
+        """The records of a log file that are not damaged nor, at this moment, being written."""
+        try:
+            for payload in segments.read(path):
+                if not isinstance(payload, segments.Span):
+                    with suppress(ValueError):
+                        yield self._seam.open(payload)
+        except FileNotFoundError:
+            return  # sealed or too old by now: the service removed it
 
-def _sealed(directory: Path, header: Header) -> list[tuple[Path, SealedFaces]]:
+
+def _sealed(directory: Path, header: Header, seam: Seam) -> list[tuple[Path, SealedFaces]]:
     """The segments that count, oldest first."""
     opened = []
     for path in sorted((directory / "segments").glob("*")):
         if re.fullmatch(r"\d+-\d+\.\d+", path.name):  # else it is being written, or removed
             try:
-                opened.append((path, SealedFaces(path, manifest.load(path))))
+                opened.append((path, SealedFaces(path, manifest.load(path), seam)))
             except (Damaged, OSError, RuntimeError) as error:
                 raise Incomplete(f"the segment {path.name} cannot be read: {error}") from None
     for _, one in opened:
@@ -180,12 +196,3 @@ def _sealed(directory: Path, header: Header) -> list[tuple[Path, SealedFaces]]:
         for path, one in opened
         if not any(other.manifest.replaces(one.manifest) for _, other in opened if other is not one)
     ]
-
-
-def _payloads(path: Path) -> Iterator[bytes]:
-    try:
-        for payload in segments.read(path):
-            if not isinstance(payload, segments.Span):  # damaged, or being written at this moment
-                yield payload
-    except FileNotFoundError:
-        return  # sealed or too old by now: the service removed it

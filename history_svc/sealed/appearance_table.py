@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Sequence
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,8 @@ from history_svc.records import ROW, Frame, Track, Vectors, appearance_numbers
 from history_svc.sealed import arrow
 
 _PLAIN = ("id", "object_id", "start_ns", "end_ns", "entry", "exit", "best", "best_score", "count", "face_count",
-          "face_square")  # fmt: skip
+          "face_square", "camera", "has_sum", "frames")  # fmt: skip
+_FEW: Final = 15
 _FRAMES = pa.list_(
     pa.struct(
         [("id", pa.utf8()), ("camera", pa.utf8()), ("time_ns", pa.int64()), ("kind", pa.int32()), ("size", pa.int64())]
@@ -67,8 +69,9 @@ class AppearanceTable:
 
     def __init__(self, content: memoryview, sums: memoryview, cameras: Sequence[str], dimension: int) -> None:
         """`cameras` as in the manifest. Raises ValueError."""
-        self._batch = arrow.decode(content)
+        self._batch = arrow.decode(content, anchor=True)
         self._cameras = cameras
+        self._columns = [self._batch.column(name) for name in _PLAIN]
         self._codes = arrow.array(self._batch.column("camera"))
         self.starts: NDArray[np.int64] = arrow.array(self._batch.column("start_ns"))
         self.ends: NDArray[np.int64] = arrow.array(self._batch.column("end_ns"))
@@ -107,31 +110,32 @@ class AppearanceTable:
 
     def ids(self, places: Places) -> list[bytes]:
         """Their ids."""
-        ids: list[bytes] = self._batch.column("id").take(pa.array(places)).to_pylist()
-        return ids
+        return _values(self._columns[0], places.tolist())
 
     def read(self, places: Places | None = None, *, sums: bool = False) -> list[Appearance]:
         """The appearances at these places, or all; the sums of their faces only where asked for."""
-        batch = self._batch
-        if places is not None:
-            batch = batch.take(pa.array(places))
-        at = np.arange(len(self.starts)) if places is None else places
-        columns = [batch.column(name).to_pylist() for name in _PLAIN]
-        codes, has_sum = batch.column("camera").to_pylist(), batch.column("has_sum").to_pylist()
-        frames = batch.column("frames").to_pylist()
+        at = range(len(self.starts)) if places is None else places.tolist()
+        columns = [_values(column, at) for column in self._columns]
         numbers = appearance_numbers(np.frombuffer(b"".join(columns[0]), f"V{arrow.ID_BYTES}")).tolist()
         found = []
-        for place, code, summed, shown, number, (one, object_id, start, end, entry, last, best, score, *counts) in zip(
-            at.tolist(), codes, has_sum, frames, numbers, zip(*columns, strict=True), strict=True
-        ):
+        for place, number, (one, object_id, start, end, entry, last, best, score, count, faces, square, code, summed,
+                            frames) in zip(at, numbers, zip(*columns, strict=True), strict=True):  # fmt: skip
             appearance = Appearance(one, self._cameras[code], object_id, start, end, entry, last, best, score)
-            appearance.count, appearance.face_count, appearance.face_square = counts
+            appearance.count, appearance.face_count, appearance.face_square = count, faces, square
             if summed and sums:
                 appearance.face_sum = self._sums[place].astype(np.float32)
-            appearance.frames = tuple(Frame(**frame) for frame in shown)
+            appearance.frames = tuple(Frame(**frame) for frame in frames)
             appearance.number, appearance.shelved = number, True
             found.append(appearance)
         return found
+
+
+def _values(column: Any, places: Sequence[int]) -> list[Any]:
+    """What is at these places of a column. For a few, one by one: `take` alone costs as much as fifteen."""
+    if len(places) > _FEW:
+        values: list[Any] = column.take(pa.array(places)).to_pylist()
+        return values
+    return [column[place].as_py() for place in places]
 
 
 def _track_key(track: Track) -> int:

@@ -21,12 +21,36 @@ def encode(columns: dict[str, Any]) -> memoryview:
     return memoryview(sink.getvalue())
 
 
-def decode(content: memoryview) -> Any:
-    """The record batch of a file, where it lies. Raises ValueError."""
+def decode(content: memoryview, *, anchor: bool = False) -> Any:
+    """The record batch of a file, where it lies; with `anchored` columns where asked for. Raises ValueError."""
     reader = pa.ipc.open_file(pa.py_buffer(content))
     if reader.num_record_batches:
-        return reader.get_batch(0)
+        batch = reader.get_batch(0)
+        batch.validate()  # numpy would read beyond the end of a column that is too short
+        if anchor:
+            columns = [anchored(one) for one in batch.columns]
+            batch = pa.RecordBatch.from_arrays(columns, schema=batch.schema)
+        return batch
     return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in reader.schema], schema=reader.schema)
+
+
+def anchored(column: Any) -> Any:
+    """The same column with what leads into its values in memory.
+
+    Offsets that are damaged in a file while it is mapped would lead out of it, and end this process.
+    """
+    kind = column.type
+    if not len(column):
+        return column
+    if pa.types.is_struct(kind):
+        return pa.StructArray.from_arrays([anchored(part) for part in column.flatten()], fields=list(kind))
+    if pa.types.is_list(kind):
+        offsets = pa.array(column.offsets.to_numpy().copy())
+        return pa.ListArray.from_arrays(offsets, anchored(column.values), type=kind)
+    if pa.types.is_string(kind) or pa.types.is_binary(kind):
+        _, offsets, values = column.buffers()
+        return pa.Array.from_buffers(kind, len(column), [None, pa.py_buffer(offsets.to_pybytes()), values])
+    return column
 
 
 def column(values: NDArray[Any]) -> Any:

@@ -17,6 +17,7 @@ from history_svc.records import FrameLink, Header, Rows
 from history_svc.sealed import appearance_table, files, frame_table, manifest, tables
 from history_svc.sealed.manifest import Manifest
 from history_svc.sealed.rotation import rotated
+from history_svc.seam import PLAIN, Seam
 
 INDEX: Final = "faces.faiss"
 VECTORS: Final = "vectors.f16"
@@ -55,15 +56,14 @@ class Place:
     generation: int = 0
 
 
-def write(directory: Path, header: Header, place: Place, content: Content) -> Manifest:
+def write(directory: Path, header: Header, place: Place, content: Content, seam: Seam = PLAIN) -> Manifest:
     """Writes a segment under `directory`, durably and whole or not at all. Raises OSError."""
     names = sorted({*content.cameras, *(one.camera for one in content.appearances)})
     codes = {name: code for code, name in enumerate(names)}
     cameras = np.array([codes[name] for name in content.cameras], np.int32)
     times = content.rows["time_ns"]
     table, sums = appearance_table.encode(content.appearances, codes, header.dimension)
-    parts: dict[str, bytes | memoryview] = {
-        INDEX: _encode_index(content.vectors),
+    pages: dict[str, bytes | memoryview] = {
         VECTORS: content.vectors.astype("<f2", copy=False).tobytes(),
         ROWS: tables.encode_rows(content.rows, cameras, content.numbers, content.owners),
         KEYS: tables.encode_keys(content.rows),
@@ -71,6 +71,8 @@ def write(directory: Path, header: Header, place: Place, content: Content) -> Ma
         SUMS: sums,
         FRAMES: frame_table.encode(content.frames),
     }
+    parts: dict[str, bytes | memoryview] = {INDEX: seam.seal(_encode_index(content.vectors))}
+    parts |= {name: seam.seal_pages(part) for name, part in pages.items()}
     rows_ns = np.full(len(names), -1, np.int64)
     np.maximum.at(rows_ns, cameras, times)
     ends_ns = dict.fromkeys(names, -1)

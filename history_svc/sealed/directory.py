@@ -7,33 +7,50 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Final
 
 import structlog
 
 from history_svc import metrics
 from history_svc.ledger import LogFile
+from history_svc.quarantine import Quarantine
 from history_svc.records import Erased, Header
 from history_svc.sealed import build, files, gather, manifest
 from history_svc.sealed.build import Content, Place
 from history_svc.sealed.faces import SealedFaces
 from history_svc.sealed.manifest import Damaged
+from history_svc.seam import PLAIN, Seam
 from history_svc.segments import fsync_directory
 
 _log = structlog.get_logger(__name__)
+_OURS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""Errors of this process: nothing is wrong with the file."""
+
+
+class SegmentDamaged(Damaged):
+    """Of several segments this one is damaged, and was put aside."""
+
+    def __init__(self, segment: SealedFaces) -> None:
+        super().__init__(f"{segment.manifest.directory} is damaged")
+        self.segment = segment
 
 
 class Directory:
     """Segments under `path`; damaged ones go to `quarantine`. Raises OSError when it cannot be made or written."""
 
-    def __init__(self, path: Path, quarantine: Path, header: Header) -> None:
-        self._path, self._quarantine, self._header = path, quarantine, header
+    def __init__(self, path: Path, quarantine: Quarantine, header: Header, seam: Seam = PLAIN) -> None:
+        self._path, self._quarantine, self._header, self._seam = path, quarantine, header, seam
+        quarantine.make_way(path)
         path.mkdir(parents=True, exist_ok=True)
         fsync_directory(path.parent)
         files.clear_unfinished(path)
 
     def open(self, threads: int) -> list[SealedFaces]:
         """All sound segments, oldest first. What others stand for is removed."""
-        paths = sorted(path for path in self._path.iterdir() if path.is_dir())
+        for path in self._path.iterdir():
+            if not path.is_dir():
+                self._quarantine.take(path, "no segment")
+        paths = sorted(self._path.iterdir())
         with ThreadPoolExecutor(threads) as pool:
             opened = [one for one in pool.map(self._open, paths) if one is not None]
         replaced = [one for one in opened if any(other.manifest.replaces(one.manifest) for other in opened
@@ -44,10 +61,18 @@ class Directory:
     def seal(self, logs: Sequence[LogFile], every_seconds: float, erased: Erased) -> SealedFaces:
         """Makes a segment of log files (gather.from_logs). Raises Damaged when it cannot be read again, OSError."""
         place = Place(logs[0].closed.number, logs[-1].closed.number)
-        return self._write(place, gather.from_logs(self._header, logs, every_seconds, erased))
+        return self._write(
+            place, gather.from_logs(self._header, logs, every_seconds, erased, self._quarantine, self._seam)
+        )
 
     def rewrite(self, segments: Sequence[SealedFaces], erased: Erased) -> SealedFaces:
-        """Makes one segment of several, oldest first, without what was erased. Raises as `seal`, and leaves them."""
+        """Makes one segment of several, oldest first, without what was erased. Raises as `seal`, and leaves them.
+
+        What is damaged must not become part of what is sound: raises SegmentDamaged.
+        """
+        for one in segments:
+            if not self.verify(one):
+                raise SegmentDamaged(one)
         first, last = segments[0].manifest, segments[-1].manifest
         place = Place(first.first_log, last.last_log, 1 + max(one.manifest.generation for one in segments))
         return self._write(place, gather.from_segments(segments, erased))
@@ -58,7 +83,7 @@ class Directory:
             files.remove(self._path / one.manifest.directory)
 
     def verify(self, segment: SealedFaces) -> bool:
-        """Reads all of a segment; False when it is damaged, and then it is put aside."""
+        """Reads all of a segment; False when it is damaged, and then it is put aside. Any thread."""
         directory = self._path / segment.manifest.directory
         for name, sums in segment.manifest.files.items():
             try:
@@ -70,45 +95,36 @@ class Directory:
                     return True  # it was removed meanwhile
                 why = f"{name} is missing"
             except OSError as error:
+                if error.errno in _OURS:
+                    raise
                 why = f"{name} cannot be read: {error}"
-            self.put_aside(directory, why)
+            self._quarantine.take(directory, why)
             return False
         return True
 
-    def put_aside(self, directory: Path, why: str) -> None:
-        """Moves a damaged segment away, and says so."""
-        metrics.QUARANTINED_SEGMENTS.inc()
-        _log.error("segment_put_aside", segment=directory.name, why=why)
-        self._quarantine.mkdir(exist_ok=True)
-        try:
-            target = self._quarantine / directory.name
-            for number in range(1, 1000):
-                if not target.exists():
-                    break
-                target = self._quarantine / f"{directory.name}.{number}"
-            directory.rename(target)
-            fsync_directory(self._quarantine)
-            fsync_directory(self._path)
-        except OSError as error:
-            # It is not served all the same; the next start tries again.
-            _log.error("put_aside_failed", segment=directory.name, error=str(error))
-
     def _write(self, place: Place, content: Content) -> SealedFaces:
         started = time.perf_counter()
-        written = build.write(self._path, self._header, place, content)
+        written = build.write(self._path, self._header, place, content, self._seam)
         metrics.SEAL_SECONDS.observe(time.perf_counter() - started)
-        return SealedFaces(self._path / written.directory, written)
+        try:
+            return SealedFaces(self._path / written.directory, written, self._seam)
+        except Exception:
+            # It will be made again, under the same name.
+            files.remove(self._path / written.directory)
+            raise
 
     def _open(self, directory: Path) -> SealedFaces | None:
         try:
             known = manifest.load(directory)
             if known.header != self._header:
                 raise OtherHeader(known.header)
-            return SealedFaces(directory, known)
-        except (Damaged, ValueError, OSError, RuntimeError) as error:
-            if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-                raise  # nothing is wrong with it
-            self.put_aside(directory, str(error))
+            return SealedFaces(directory, known, self._seam)
+        except OtherHeader:
+            raise
+        except Exception as error:  # whatever a library makes of a damaged file
+            if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _OURS):
+                raise
+            self._quarantine.take(directory, f"{type(error).__name__}: {error}")
             return None
 
 

@@ -21,6 +21,7 @@ from history_svc.sealed.frame_table import FrameTable
 from history_svc.sealed.manifest import Damaged, Manifest
 from history_svc.sealed.rotation import rotated
 from history_svc.sealed.tables import KeyTable, RowTable
+from history_svc.seam import PLAIN, Mapped, Seam, Table
 
 # Measured at 10 M faces of 256 dimensions (recall 0.9999): the standard error of an estimate is 0.04.
 _FIRST: Final = 64
@@ -36,18 +37,20 @@ _thread = threading.local()
 class SealedFaces:
     """See the module. Raises Damaged when the files are not what the manifest says."""
 
-    def __init__(self, directory: Path, manifest: Manifest) -> None:
+    def __init__(self, directory: Path, manifest: Manifest, seam: Seam = PLAIN) -> None:
         self.manifest = manifest
         self._dimension = manifest.header.dimension
-        self.index = _load_index(directory, manifest)
+        self.index = _load_index(directory, manifest, seam)
         self._vector_file, self._row_file, self._key_file, self._appearance_file, self._sum_file, self._frame_file = (
-            files.Mapped(directory / name)
+            seam.map(directory / name)
             for name in (build.VECTORS, build.ROWS, build.KEYS, build.APPEARANCES, build.SUMS, build.FRAMES)
         )
+        self._files = (self._vector_file, self._row_file, self._key_file, self._appearance_file, self._sum_file,
+                       self._frame_file)  # fmt: skip
         # What is wrong in columns of fixed size gives wrong answers, and is found in the background; in those of any
         # size it may lead out of the file.
-        _check(self._appearance_file, manifest, build.APPEARANCES)
-        _check(self._frame_file, manifest, build.FRAMES)
+        _check(directory, manifest, build.APPEARANCES)
+        _check(directory, manifest, build.FRAMES)
         self.table = RowTable(self._row_file.view())
         self._keys = KeyTable(self._key_file.view(), self.table)
         self.appearances = AppearanceTable(
@@ -56,9 +59,9 @@ class SealedFaces:
         self.frames = FrameTable(self._frame_file.view())
         if (len(self.table), len(self.appearances)) != (manifest.rows, manifest.appearances):
             raise Damaged("the tables are not of the size that the manifest says")
-        self.vectors: NDArray[np.float16] = np.frombuffer(self._vector_file.view(), "<f2").reshape(
-            manifest.faces, self._dimension
-        )
+        self.vectors: Table = self._vector_file.table("<f2", self._dimension)
+        if len(self.vectors) != manifest.faces:
+            raise Damaged("the vectors are not as many as the manifest says")
         faces = slice(manifest.faces)
         self._times, self._numbers = self.table.times[faces], self.table.numbers[faces]
         self._cameras, self._appearances = self.table.cameras[faces], self.table.appearances[faces]
@@ -80,6 +83,8 @@ class SealedFaces:
 
     def hits(self, at: NDArray[np.intp] | None, probes: Probes, min_similarity: float, scope: Scope) -> Hits:
         """As HistoryIndex.search, of the faces at these rising places; of all when None."""
+        if at is None or len(at):
+            self._check_sizes(self._vector_file, self._row_file)  # 3 us a file
         if at is None:
             found = [self._exact(np.flatnonzero(block) + start, probes, min_similarity)
                      for start, block in self._blocks(scope)]  # fmt: skip
@@ -118,12 +123,20 @@ class SealedFaces:
         rows = self.table.rows(np.arange(self.manifest.faces))
         names = self.manifest.cameras
         cameras = [names[code] for code in self._cameras.tolist()]
-        return Faces(self._numbers, self._appearances, cameras, rows, self.vectors.astype(np.float32))
+        return Faces(self._numbers, self._appearances, cameras, rows, self.vectors[:].astype(np.float32))
 
     def trim(self) -> None:
         """Takes what was read off this process; the page cache keeps it while there is room."""
-        for file in (self._vector_file, self._row_file, self._key_file, self._appearance_file, self._sum_file):
+        for file in self._files:
             file.trim()
+
+    def check_sizes(self) -> None:
+        """Raises Damaged when a file was cut short: reading on would end this process."""
+        self._check_sizes(*self._files)
+
+    def _check_sizes(self, *files: Mapped) -> None:
+        if any(file.cut for file in files):
+            raise Damaged("a file was cut short")
 
     def _blocks(self, scope: Scope) -> list[tuple[int, NDArray[np.bool_]]]:
         """Blocks with a face in scope: where they start, and which of theirs are."""
@@ -187,14 +200,14 @@ def _candidates(segments: Sequence[SealedFaces], templates: Vectors, least: floa
     return [_candidates([one], templates, least)[0] for one in segments]  # perhaps too many in one of them only
 
 
-def _load_index(directory: Path, manifest: Manifest) -> Any:
+def _load_index(directory: Path, manifest: Manifest, seam: Seam) -> Any:
     """None for one that is not searched: there are few faces, or they are all alike and have no estimates."""
-    content = files.read(directory / build.INDEX)
-    if zlib.crc32(content) != manifest.files[build.INDEX].crc32:
+    stored = files.read(directory / build.INDEX)
+    if zlib.crc32(stored) != manifest.files[build.INDEX].crc32:
         raise Damaged(f"the checksum of {build.INDEX} is wrong")
     if manifest.faces <= _EXACT_ROWS:
         return None
-    index = faiss.deserialize_index(np.frombuffer(content, np.uint8))
+    index = faiss.deserialize_index(np.frombuffer(seam.open(stored), np.uint8))
     _one_thread()
     estimates, at = index.search(np.ones((1, manifest.header.dimension), np.float32), _FIRST)
     return index if at.min() >= 0 and np.isfinite(estimates).all() else None
@@ -207,6 +220,6 @@ def _one_thread() -> None:
         _thread.ready = True
 
 
-def _check(file: files.Mapped, manifest: Manifest, name: str) -> None:
-    if zlib.crc32(file.view()) != manifest.files[name].crc32:
+def _check(directory: Path, manifest: Manifest, name: str) -> None:
+    if files.crc32(directory / name) != manifest.files[name].crc32:
         raise Damaged(f"the checksum of {name} is wrong")

@@ -49,7 +49,7 @@ class FrameTable:
 
     def __init__(self, content: memoryview) -> None:
         """Raises ValueError."""
-        self._batch = arrow.decode(content)
+        self._batch = arrow.decode(content, anchor=True)
         self._keys: NDArray[np.uint64] = arrow.array(self._batch.column("key"))
 
     def __len__(self) -> int:

@@ -14,6 +14,7 @@ from history_svc import metrics, segments
 from history_svc.appearances import Appearance
 from history_svc.intake import face_scores
 from history_svc.ledger import LogFile
+from history_svc.quarantine import Quarantine
 from history_svc.records import (
     HAS_VECTOR,
     ROW,
@@ -29,13 +30,21 @@ from history_svc.records import (
 )
 from history_svc.sealed.build import Content
 from history_svc.sealed.faces import SealedFaces
+from history_svc.seam import Seam
 
 _log = structlog.get_logger(__name__)
 _NS: Final = 1_000_000_000
 
 
-def from_logs(header: Header, logs: Sequence[LogFile], every_seconds: float, erased: Erased) -> Content:
-    """What the log files have, without what was erased. Leaves out what is damaged. Raises OSError.
+def from_logs(
+    header: Header,
+    logs: Sequence[LogFile],
+    every_seconds: float,
+    erased: Erased,
+    quarantine: Quarantine,
+    seam: Seam,
+) -> Content:
+    """What the log files have, without what was erased. What is damaged goes to quarantine. Raises OSError.
 
     Of each appearance the first, last and best face, and one in `every_seconds`, go on being searched; all if 0.
     """
@@ -49,11 +58,7 @@ def from_logs(header: Header, logs: Sequence[LogFile], every_seconds: float, era
     next_face = 0
     for log in logs:
         touched |= log.touched
-        for payload in _payloads(log):
-            try:
-                content = decode(payload, header.dimension)
-            except ValueError:
-                continue  # replay left it out, too
+        for content in _records(log, header.dimension, quarantine, seam):
             if isinstance(content, FrameLink):
                 links.append(content)
             elif isinstance(content, Detections):
@@ -91,7 +96,7 @@ def from_logs(header: Header, logs: Sequence[LogFile], every_seconds: float, era
 def from_segments(found: Sequence[SealedFaces], erased: Erased) -> Content:
     """What segments, oldest first, have, without what was erased."""
     tables = [one.table for one in found]
-    vectors = np.concatenate([one.vectors for one in found])
+    vectors = np.concatenate([one.vectors[:] for one in found])
     rows = np.concatenate([one.rows(slice(None)) for one in tables])
     numbers = np.concatenate([one.numbers for one in tables])
     cameras = [one.manifest.cameras[code] for one in found for code in one.table.cameras.tolist()]
@@ -190,16 +195,32 @@ def _new(rows: Rows, seen: set[bytes], repeats: Collection[bytes]) -> NDArray[np
     return new
 
 
-def _payloads(log: LogFile) -> Iterator[bytes]:
-    """Sound records of what was acknowledged of a log file."""
-    offset = 0
-    for found in segments.read(log.closed.path):
+def _records(
+    log: LogFile, dimension: int, quarantine: Quarantine, seam: Seam
+) -> Iterator[Detections | FrameLink | Header]:
+    """Sound records of what was acknowledged of a log file. The others' bytes are kept: the file will be removed."""
+    path, offset = log.closed.path, 0
+    if not path.exists():
+        _log.error("log_file_lost", file=path.name)
+        return  # trying again does not bring it back, and all that comes after it would wait
+    for found in segments.read(path):
         if offset >= log.closed.size:
             return
+        start = offset
         if isinstance(found, segments.Span):
-            metrics.QUARANTINED_BYTES.inc(found.end - found.start)
-            _log.error("damage_left_out", file=log.closed.path.name, at=found.start, bytes=found.end - found.start)
             offset = found.end
-            continue
-        yield found
-        offset += segments.HEAD_BYTES + len(found)
+        else:
+            offset += segments.HEAD_BYTES + len(found)
+            try:
+                content = decode(seam.open(found), dimension)
+            except ValueError:
+                pass  # of another version, or of another key
+            else:
+                yield content
+                continue
+        with path.open("rb") as file:
+            file.seek(start)
+            damaged = file.read(offset - start)
+        if quarantine.keep(f"{path.stem}-{start}.damaged", damaged, log.closed.time):
+            metrics.QUARANTINED_BYTES.inc(len(damaged))
+            _log.error("damage_put_aside", file=path.name, at=start, bytes=len(damaged))

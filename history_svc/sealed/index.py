@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,6 +15,7 @@ from history_svc.index import CHUNK_ROWS, FOREVER, ExactIndex, Faces, Hits, Prob
 from history_svc.records import Rows, Vectors, rounded
 from history_svc.sealed import faces as sealed_faces
 from history_svc.sealed.faces import SealedFaces
+from history_svc.sealed.reading import Unreadable, reading
 from history_svc.sealed.shelf import Shelf
 
 _AT_ONCE: Final = 8
@@ -41,6 +42,8 @@ class SegmentedIndex:
         self._threads = threads
         self._view = _View()
         self._changing = threading.Lock()
+        self.verify: Callable[[SealedFaces], bool] = lambda segment: True
+        """Whether a segment is sound; when it is not it is put aside. Asked about those that cannot be read."""
 
     def __len__(self) -> int:
         return len(self._active) + sum(map(len, self._view.segments))
@@ -57,7 +60,7 @@ class SegmentedIndex:
     @property
     def shelf(self) -> Shelf:
         """What they know, as of now."""
-        return Shelf(self._view.segments)
+        return Shelf(self._view.segments, self._shelf_without)
 
     def add(self, faces: Faces) -> None:
         # As segments keep them, so that sealing changes no similarity.
@@ -70,6 +73,11 @@ class SegmentedIndex:
             below = max(view.sealed_below, segment.manifest.next_face)
             self._view = replace(view, segments=(*view.segments, segment), sealed_below=below)
         self._active.drop_below(below)
+
+    def reserve(self, number: int) -> None:
+        """Faces that are added have numbers from this one on. Before the first `add`."""
+        with self._changing:
+            self._view = replace(self._view, sealed_below=max(self._view.sealed_below, number))
 
     def exchange(self, old: Sequence[SealedFaces], new: SealedFaces) -> None:
         """Searches a segment instead of others that stand for the same log files."""
@@ -85,6 +93,13 @@ class SegmentedIndex:
             self._view = replace(self._view, segments=kept)
 
     def search(self, probes: Probes, min_similarity: float, scope: Scope) -> Hits:
+        while True:
+            try:
+                return self._search(probes, min_similarity, scope)
+            except Unreadable as failed:
+                self._judge(failed)
+
+    def _search(self, probes: Probes, min_similarity: float, scope: Scope) -> Hits:
         # In this order: faces that are sealed in between are then in both, and left out of the chunks.
         chunks = self._active.chunks
         removed = self._view.removed
@@ -99,10 +114,20 @@ class SegmentedIndex:
         return _without(best_of(run(self._pool, self._threads, tasks)), removed)
 
     def faces_of(self, appearance: int, scope: Scope) -> tuple[Rows, Vectors]:
+        while True:
+            try:
+                return self._faces_of(appearance, scope)
+            except Unreadable as failed:
+                self._judge(failed)
+
+    def _faces_of(self, appearance: int, scope: Scope) -> tuple[Rows, Vectors]:
         chunks = self._active.chunks
         removed = self._view.removed
         segments, scope, active_scope = self._scopes(scope)
-        parts = [segment.faces_of(appearance, scope) for segment in segments if appearance not in removed]
+        parts = []
+        for segment in segments if appearance not in removed else ():
+            with reading(segment):
+                parts.append(segment.faces_of(appearance, scope))
         parts.append(self._active.faces_in(chunks, appearance, active_scope))
         rows, vectors = zip(*parts, strict=True)
         return np.concatenate(rows), np.concatenate(vectors)
@@ -126,6 +151,21 @@ class SegmentedIndex:
         self._active.close()
         self._pool.shutdown(cancel_futures=True)
 
+    def _judge(self, failed: Unreadable) -> None:
+        """Returns when the same may be tried again: those of the segments that are damaged are not searched any more.
+
+        Raises what went wrong when nothing is.
+        """
+        known = [one for one in failed.segments if one in self._view.segments]
+        damaged = [one for one in known if not self.verify(one)]
+        self.forget(damaged)
+        if not damaged and len(known) == len(failed.segments):
+            raise failed.cause
+
+    def _shelf_without(self, failed: Unreadable) -> Shelf:
+        self._judge(failed)
+        return self.shelf
+
     def _scopes(self, scope: Scope) -> tuple[list[SealedFaces], Scope, Scope]:
         """The segments to search and how, and how to search what is in memory."""
         view = self._view
@@ -142,4 +182,5 @@ def _without(hits: Hits, removed: frozenset[int]) -> Hits:
 
 
 def _search(segments: Sequence[SealedFaces], probes: Probes, min_similarity: float, scope: Scope) -> Hits:
-    return best_of(sealed_faces.search(segments, probes, min_similarity, scope))
+    with reading(*segments, in_memory=True):
+        return best_of(sealed_faces.search(segments, probes, min_similarity, scope))

@@ -71,7 +71,22 @@ def save(directory: Path, manifest: Manifest) -> None:
 
 
 def load(directory: Path) -> Manifest:
-    """Reads it, and checks it and the sizes of the files. Raises Damaged."""
+    """Reads it, and checks it, the directory's name and the sizes of the files. Raises Damaged."""
+    manifest = read(directory)
+    if manifest.directory != directory.name:
+        raise Damaged(f"this is a copy of {manifest.directory}")
+    for name, sums in manifest.files.items():
+        try:
+            size = (directory / name).stat().st_size
+        except OSError as error:
+            raise Damaged(f"{name} cannot be read: {error}") from None
+        if size != sums.size:
+            raise Damaged(f"{name} has {size} bytes, not {sums.size}")
+    return manifest
+
+
+def read(directory: Path) -> Manifest:
+    """Reads it, and checks it alone. Raises Damaged."""
     try:
         content = orjson.loads(files.read(directory / NAME))
         body = content["segment"]
@@ -83,11 +98,6 @@ def load(directory: Path) -> Manifest:
         for name in ("cameras", "camera_rows_ns", "camera_ends_ns"):
             body[name] = tuple(body[name])
         body["files"] = {name: Sums(**sums) for name, sums in body["files"].items()}
-        manifest = Manifest(**body)
-        for name, sums in manifest.files.items():
-            size = (directory / name).stat().st_size
-            if size != sums.size:
-                raise Damaged(f"{name} has {size} bytes, not {sums.size}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return Manifest(**body)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"the manifest cannot be read: {error}") from None
-    return manifest

@@ -15,6 +15,7 @@ from history_svc.book import Book
 from history_svc.draft import Draft
 from history_svc.erasure import Erasures
 from history_svc.ledger import Ledger
+from history_svc.quarantine import Quarantine
 from history_svc.records import HAS_VECTOR, PACKED, Erased, Header, encode_detections
 from history_svc.replay import Replay
 from history_svc.sealed.index import SegmentedIndex
@@ -75,7 +76,8 @@ class Track:
         """The book that a restart makes of the records."""
         book, index = Book(RULES.gap_ns), SegmentedIndex(256, 1)
         with TemporaryDirectory() as directory:
-            stored = Stored(index, book, Erasures(Path(directory) / "erasures"), RULES.gap_ns)
+            erasures = Erasures(Path(directory) / "erasures", Quarantine(Path(directory) / "quarantine"))
+        stored = Stored(index, book, erasures, RULES.gap_ns)
         replay = Replay(Header("s", "m", 256), book, index, RULES, Ledger(book, 1000, 1000.0), stored, Erased())
         for record in self.records:
             replay.apply(record)

@@ -325,3 +325,28 @@ async def test_appends_and_searches_go_on_during_an_erasure(tmp_path: Path) -> N
         assert receipt.appearances == 1
         assert sure
         assert (await state(history))["detections"] == begin - receipt.detections
+
+
+@pytest.mark.parametrize("damaged", [".json", ".copy"])
+async def test_a_damaged_record_of_an_erasure_brings_nobody_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: str
+) -> None:
+    settings = _settings(tmp_path)
+    async with running(settings) as history:  # nobody finishes it
+        for begin in range(0, 300, 60):
+            await append(history, _detections(begin, 60))
+        await sealed(history, 3)
+        victims = await _of_victim(history)
+        work = asyncio.create_task(history.erasing.erase(victims, "request-1"))
+        async with asyncio.timeout(10):
+            while not history.erasures.pending:  # noqa: ASYNC110 - it tells nobody
+                await asyncio.sleep(0.01)
+        work.cancel()
+    (path,) = (tmp_path / "data" / "erasures").glob(f"*{damaged}")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    async with erasing(settings) as history:
+        assert await _found(history) == 0
+        assert (await history.erasing.erase(victims, "request-1")).appearances == 1
+        assert _leaks(tmp_path / "data", _secrets(range(300))) == []

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from history_svc.index import ExactIndex, Faces, HistoryIndex, Probes, Scope
+from history_svc.quarantine import Quarantine
 from history_svc.records import HAS_VECTOR, ROW, Header, Rows, Vectors, appearance_numbers, rounded
 from history_svc.sealed import build
 from history_svc.sealed.directory import Directory
@@ -24,7 +25,7 @@ class Sealing(SegmentedIndex):
         super().__init__(dimension, threads=2, chunk_rows=128)
         self.header = Header("s", "m", dimension)
         self.path = directory
-        self.directory = Directory(directory / "segments", directory / "quarantine", self.header)
+        self.directory = Directory(directory / "segments", Quarantine(directory / "quarantine"), self.header)
         self._every, self._waiting = every, list[Faces]()
 
     def add(self, faces: Faces) -> None:

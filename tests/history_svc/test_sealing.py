@@ -15,6 +15,7 @@ from poi.v1 import common_pb2, history_pb2
 
 from history_svc.index import Probes, Scope
 from history_svc.records import appearance_number
+from history_svc.seam import PLAIN, Seam
 from history_svc.settings import Settings
 from history_svc.store import History
 from tests.history_svc.client import STORE, detection
@@ -30,9 +31,9 @@ def _settings(path: Path, **fields: Any) -> Settings:
 
 
 @asynccontextmanager
-async def running(settings: Settings, *, sealing: bool = True) -> AsyncIterator[History]:
+async def running(settings: Settings, *, sealing: bool = True, seam: Seam = PLAIN) -> AsyncIterator[History]:
     """A history at work, without a server around it."""
-    history = History.open(settings)
+    history = History.open(settings, seam)
     work = [history.write(), *([history.seal(), history.verify()] if sealing else [])]
     tasks = [asyncio.create_task(one) for one in work]
     try:
