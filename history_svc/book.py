@@ -32,6 +32,8 @@ class Book:
         self._gap_ns = gap_ns
         self.epoch = 1
         """What is put is of this epoch; one more with each log file."""
+        self.fresh = 0
+        """How many appearances are in no sealed segment."""
         self._by_id: dict[bytes, Appearance] = {}
         self._by_number: dict[int, Appearance] = {}
         self._timelines: dict[Track, _Timeline] = {}
@@ -45,11 +47,6 @@ class Book:
     def __len__(self) -> int:
         """How many appearances."""
         return len(self._by_id)
-
-    @property
-    def fresh(self) -> int:
-        """How many appearances are in no sealed segment."""
-        return sum(not one.shelved for one in self._by_id.values())
 
     @property
     def detection_count(self) -> int:
@@ -118,17 +115,26 @@ class Book:
         if known is None:
             known = appearance
             known.number = appearance_number(known.id)
+            self.fresh += not known.shelved
             self._by_id[known.id] = self._by_number[known.number] = known
             self._timelines.setdefault(track, _Timeline()).recent.append(known)
-            insort(self._by_start, (known.start_ns, known.id))
+            key = (known.start_ns, known.id)
+            if not self._by_start or key > self._by_start[-1]:
+                self._by_start.append(key)  # nearly always
+            else:
+                insort(self._by_start, key)
         else:
             if known.start_ns != appearance.start_ns:
                 del self._by_start[bisect_left(self._by_start, (known.start_ns, known.id))]
                 insort(self._by_start, (appearance.start_ns, known.id))
             known.assign(appearance)
         known.epoch = self.epoch
-        self._longest_ns = max(self._longest_ns, known.end_ns - known.start_ns)
-        self._settle(self._timelines[track], known)
+        length_ns = known.end_ns - known.start_ns
+        if length_ns > self._longest_ns:
+            self._longest_ns = length_ns
+        timeline = self._timelines[track]
+        if len(timeline.recent) != 1 or timeline.recent[0] is not known:
+            self._settle(timeline, known)
         if known.end_ns > self._newest_ns.get(known.camera, 0):
             self._newest_ns[known.camera] = known.end_ns
         return known
@@ -168,6 +174,7 @@ class Book:
         gone = []
         for appearance in self._by_id.values():
             if appearance.epoch <= epoch:
+                self.fresh -= not appearance.shelved
                 appearance.shelved = True
                 if appearance.end_ns + self._gap_ns < self._newest_ns[appearance.camera]:
                     gone.append(appearance)
@@ -180,6 +187,7 @@ class Book:
         tracks: set[Track] = set()
         for appearance in appearances:
             del self._by_id[appearance.id], self._by_number[appearance.number]
+            self.fresh -= not appearance.shelved
             ids.add(appearance.id)
             tracks.add((appearance.camera, appearance.object_id))
         if not ids:

@@ -21,6 +21,7 @@ from history_svc.records import (
     appearance_numbers,
     decode,
     raw_ids,
+    rounded,
 )
 from history_svc.stored import Stored
 
@@ -121,7 +122,7 @@ class Replay:
                     appearance_numbers(rows["appearance"][taken]),
                     [tracks[at][0] for at in taken],
                     rows[taken],
-                    batch.vectors[taken_faces],
+                    rounded(batch.vectors[taken_faces]),
                 )
             )
         return int(max(times))

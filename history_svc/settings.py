@@ -95,7 +95,7 @@ class Settings(ServerSettings):
     """How often all sealed segments are read and compared with their checksums; the first time after the start."""
     max_frame_bytes: Annotated[int, Field(ge=1024, le=64 << 20)] = 8 << 20
     """A larger evidence frame is refused."""
-    stream_window: Annotated[int, Field(ge=1, le=1024)] = 32
+    stream_window: Annotated[int, Field(ge=1, le=1024)] = 64
     """Batches of one stream that may wait for the disk; then the stream is no longer read."""
     search_threads: Annotated[int, Field(ge=1, le=64)] = 2
     """Threads that compare vectors, for all searches together."""

@@ -26,7 +26,7 @@ from history_svc.erasing import Erasing
 from history_svc.erasure import Erasures
 from history_svc.errors import refused
 from history_svc.frames import FrameStore
-from history_svc.group import Job, decide
+from history_svc.group import Group, Job, decide
 from history_svc.history import Appending
 from history_svc.index import Faces
 from history_svc.intake import Batch, Intake, Observation, Upload
@@ -43,6 +43,7 @@ from history_svc.records import (
     encode_detections,
     encode_frame,
     encode_header,
+    rounded,
 )
 from history_svc.replay import OtherData, Replay
 from history_svc.sealed.directory import Directory, OtherHeader
@@ -58,7 +59,7 @@ from mesh.errors import MeshError, NotFound
 
 _log = structlog.get_logger(__name__)
 _NS = 1_000_000_000
-_GROUP_DETECTIONS = 1024
+_GROUP_DETECTIONS = 512
 _FORGET_AT_ONCE = 4096
 _ORPHANS_AFTER_SECONDS = 600.0
 """By then ingest has sent again what was under way, and an object store's clock may be minutes off."""
@@ -298,13 +299,8 @@ class History:
         try:
             draft = Draft(self.book, self._rules, await self._shelved(jobs))
             group = decide(draft, jobs)
-            first_face = self.index.next_number
-            payloads = [encode_frame(link) for link in group.links]
-            vectors = np.array(group.vectors, np.float32).reshape(-1, self._intake.dimension)
-            if group.rows:
-                payloads.insert(0, encode_detections(list(group.tracks), b"".join(group.rows), vectors, first_face))
-            if payloads:
-                await loop.run_in_executor(self._writer, self._log.append, payloads, group.newest_ns)
+            # In the writer's thread, as far as that leaves this one the interpreter.
+            faces = await loop.run_in_executor(self._writer, self._store_group, group, self.index.next_number)
         except OSError as error:
             metrics.WRITE_FAILURES.inc()
             _log.error("write_failed", error=str(error), batches=len(jobs))
@@ -319,16 +315,8 @@ class History:
         if self._ledger.full:
             await loop.run_in_executor(self._writer, self._log.roll)
         self._file_closed()
-        if group.faces:
-            self.index.add(
-                Faces(
-                    np.arange(first_face, first_face + len(group.faces)),
-                    appearance_numbers(np.frombuffer(b"".join(group.face_appearances), "V16")),
-                    group.face_cameras,
-                    np.frombuffer(b"".join(group.faces), ROW),
-                    vectors,
-                )
-            )
+        if faces is not None:
+            self.index.add(faces)
         for job, answer in zip(jobs, group.answers, strict=True):
             if not job.done.done():  # its stream is gone, and took the future with it
                 job.done.set_result(answer)
@@ -336,6 +324,24 @@ class History:
         metrics.DUPLICATES.inc(sum(map(len, group.answers)) - len(group.rows))
         metrics.GROUP_BATCHES.observe(len(jobs))
         self._gauge()
+
+    def _store_group(self, group: Group, first_face: int) -> Faces | None:
+        """Makes a group durable; returns its faces for the index. Blocks."""
+        payloads = [encode_frame(link) for link in group.links]
+        vectors = np.array(group.vectors, np.float32).reshape(-1, self._intake.dimension)
+        if group.rows:
+            payloads.insert(0, encode_detections(list(group.tracks), b"".join(group.rows), vectors, first_face))
+        if payloads:
+            self._log.append(payloads, group.newest_ns)
+        if not group.faces:
+            return None
+        return Faces(
+            np.arange(first_face, first_face + len(group.faces)),
+            appearance_numbers(np.frombuffer(b"".join(group.face_appearances), "V16")),
+            group.face_cameras,
+            np.frombuffer(b"".join(group.faces), ROW),
+            rounded(vectors),
+        )
 
     async def _shelved(self, jobs: list[Job]) -> Shelved | None:
         """What sealed segments have of all that these jobs may need."""

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from history_svc.index import CHUNK_ROWS, FOREVER, ExactIndex, Faces, Hits, Probes, Scope, best_of, run
-from history_svc.records import Rows, Vectors, rounded
+from history_svc.records import Rows, Vectors
 from history_svc.sealed import faces as sealed_faces
 from history_svc.sealed.faces import SealedFaces
 from history_svc.sealed.reading import Unreadable, reading
@@ -63,8 +63,8 @@ class SegmentedIndex:
         return Shelf(self._view.segments, self._shelf_without)
 
     def add(self, faces: Faces) -> None:
-        # As segments keep them, so that sealing changes no similarity.
-        self._active.add(replace(faces, vectors=rounded(faces.vectors)))
+        """As the Protocol says. Vectors are `records.rounded` already, so that sealing changes no similarity."""
+        self._active.add(faces)
 
     def take(self, segment: SealedFaces) -> None:
         """Searches a segment from now on, instead of the faces in memory that are in it. `add`'s thread only."""
