@@ -74,6 +74,9 @@ class RegionReport(BaseModel):
     """Region's and Redis's cost of an update by the bare rules' alone."""
     occupancy_ms: float
     """GetOccupancy over the whole time, at the end."""
+    listed_ms: list[float]
+    """ListVisits of the newest hundred, asked once a second meanwhile; and GetOccupancy of that moment."""
+    present_ms: list[float]
 
 
 class _Load(NamedTuple):
@@ -134,7 +137,10 @@ async def measure(
             listening = asyncio.Event()
             watching = asyncio.create_task(_watch(stub, events, listening))
             await listening.wait()
+            asking = asyncio.create_task(_ask(stub, names[0]))
             load = await _load(running, stub, sent, rate)
+            asking.cancel()
+            listed, present = await asking
             watched = await watching
             request = region_pb2.GetOccupancyRequest(name=f"{names[0]}/occupancy")
             request.interval.start_time.FromMilliseconds(start)
@@ -166,7 +172,25 @@ async def measure(
         cost=cost,
         ratio=(cost.region + cost.redis) / cost.tracker,
         occupancy_ms=occupancy_ms,
+        listed_ms=listed,
+        present_ms=present,
     )
+
+
+async def _ask(stub: region_pb2_grpc.RegionServiceAsyncStub, scene: str) -> tuple[list[float], list[float]]:
+    """What ListVisits and GetOccupancy took, in ms, once a second until this is cancelled."""
+    listed: list[float] = []
+    present: list[float] = []
+    with suppress(asyncio.CancelledError):
+        while True:
+            await asyncio.sleep(1.0)
+            began = time.perf_counter()
+            await stub.ListVisits(region_pb2.ListVisitsRequest(parent=f"stores/{STORE}", page_size=100))
+            between = time.perf_counter()
+            await stub.GetOccupancy(region_pb2.GetOccupancyRequest(name=f"{scene}/occupancy"))
+            listed.append((between - began) * 1e3)
+            present.append((time.perf_counter() - between) * 1e3)
+    return listed, present
 
 
 async def _watch(stub: region_pb2_grpc.RegionServiceAsyncStub, expected: int, listening: asyncio.Event) -> int:
@@ -218,6 +242,11 @@ async def _load(
     return _Load(latencies, late, {name: _cpu(program) - before[name] for name, program in programs.items()}, wall)
 
 
+def _span(taken: list[float]) -> str:
+    ordered = sorted(taken)
+    return f"p50 {quantile(ordered, 0.5):.1f} ms, at most {ordered[-1]:.1f}" if ordered else "not asked"
+
+
 def _cpu(program: psutil.Process) -> float:
     spent = program.cpu_times()
     return float(spent.user + spent.system)
@@ -252,7 +281,8 @@ def main(
         f"CPU us an update: region {found.cost.region:.0f}, Redis {found.cost.redis:.0f}, "
         f"bare rules {found.cost.tracker:.0f}; ratio {found.ratio:.1f}\n"
         f"entries and exits: {found.events}, told to a watcher: {found.watched}; "
-        f"GetOccupancy over all of it: {found.occupancy_ms:.0f} ms",
+        f"GetOccupancy over all of it: {found.occupancy_ms:.0f} ms\n"
+        f"once a second meanwhile: ListVisits {_span(found.listed_ms)}, GetOccupancy {_span(found.present_ms)}",
         markup=False,
         soft_wrap=True,
     )

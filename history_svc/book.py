@@ -53,6 +53,11 @@ class Book:
         """How many detections are in no sealed segment."""
         return len(self._of_detection)
 
+    @property
+    def oldest_ns(self) -> int | None:
+        """When the first of the appearances began; None without one."""
+        return self._by_start[0][0] if self._by_start else None
+
     def get(self, appearance: bytes) -> Appearance | None:
         """The appearance with this id."""
         return self._by_id.get(appearance)

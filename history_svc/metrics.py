@@ -32,3 +32,6 @@ QUARANTINED_SEGMENTS = Gauge("poi_history_quarantined_segments", "Damaged sealed
 QUARANTINED_FILES = Gauge("poi_history_quarantined_files", "Damaged pieces of the log, and other files, in quarantine.")
 CONFLICTS = Counter("poi_history_conflicts_total", "Groups of batches decided again, as others wrote the same tracks.")
 ERASED = Counter("poi_history_erased_total", "Appearances erased.")
+OLDEST_SECONDS = Gauge(
+    "poi_history_oldest_timestamp_seconds", "Time of the oldest detection on disk, since 1970; 0 when there is none."
+)

@@ -382,6 +382,10 @@ class History:
         metrics.SEGMENTS.set(len(self.sealed.segments))
         metrics.APPEARANCES.set(self.appearance_count)
         metrics.DETECTIONS.set(self.detection_count)
+        begun = [one.manifest.oldest_ns for one in self.sealed.segments if one.manifest.rows]
+        if self.book.oldest_ns is not None:
+            begun.append(self.book.oldest_ns)
+        metrics.OLDEST_SECONDS.set(min(begun, default=0) / _NS)
 
     def _close(self) -> None:
         self._sealing.close()

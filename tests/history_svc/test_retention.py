@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from poi.v1 import common_pb2, history_pb2
 
 from mesh.errors import NotFound, from_rpc
+from mesh.local import Service
 from tests.history_svc.client import STORE, Client, detection
 from tests.history_svc.conftest import StartHistory
 from tests.history_svc.test_frames import jpeg, upload
@@ -32,6 +34,14 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 def _files(data_dir: Path) -> list[Path]:
     return sorted(data_dir.glob("detections-*.log"))
+
+
+def _oldest(server: Service) -> float:
+    """The time of the oldest detection on disk, in s since 1970, as the server's metrics say."""
+    with urllib.request.urlopen(server.metrics_url) as response:
+        lines = response.read().decode().splitlines()
+    (found,) = [line for line in lines if line.startswith("poi_history_oldest_timestamp_seconds ")]
+    return float(found.split()[1])
 
 
 async def test_old_detections_appearances_files_and_frames_go(start: StartHistory, data_dir: Path) -> None:
@@ -57,6 +67,7 @@ async def test_old_detections_appearances_files_and_frames_go(start: StartHistor
         found = await client.stub.SearchAppearances(search)
         listed = await client.appearances()
         refused = await client.append(*old)
+        assert await asyncio.to_thread(_oldest, server) >= time.time() - KEPT_SECONDS - 1
         with pytest.raises(grpc.aio.AioRpcError) as no_frame:
             await client.stub.GetFrame(history_pb2.GetFrameRequest(name=answer.frames[0])).read()
         with pytest.raises(grpc.aio.AioRpcError) as no_appearance:
