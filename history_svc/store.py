@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
 
 import numpy as np
 import structlog
@@ -28,15 +27,16 @@ from history_svc.errors import refused
 from history_svc.frames import FrameStore
 from history_svc.group import Group, Job, decide
 from history_svc.history import Appending
+from history_svc.inbox import Inbox
 from history_svc.index import Faces
-from history_svc.intake import Batch, Intake, Observation, Upload
+from history_svc.intake import Batch
 from history_svc.ledger import Ledger, LogFile
 from history_svc.log import DetectionLog
 from history_svc.quarantine import Quarantine
 from history_svc.reads import Reads
 from history_svc.records import (
     ROW,
-    FrameLink,
+    Frame,
     Header,
     appearance_number,
     appearance_numbers,
@@ -53,9 +53,7 @@ from history_svc.sealing import Sealing
 from history_svc.seam import PLAIN, Seam
 from history_svc.settings import Settings
 from history_svc.stored import Stored
-from mesh import names
 from mesh.embeddings import DIMENSIONS, FACE_MODEL
-from mesh.errors import MeshError, NotFound
 
 _log = structlog.get_logger(__name__)
 _NS = 1_000_000_000
@@ -85,11 +83,13 @@ class History:
         self.book, self.index, self.sealed, self.frames = book, sealed, sealed, frames
         self.reads = Reads(book, sealed, erasures)
         self.store = settings.store
-        self._intake = Intake(settings.store, FACE_MODEL, DIMENSIONS[FACE_MODEL], settings.max_frame_bytes)
+        self._dimension = directory.header.dimension
         self._settings, self._log, self._ledger, self._stored = settings, log, ledger, stored
         self._sealing = Sealing(sealed, directory, ledger, log, settings, erasures, self._take)
         self._rules = _rules(settings)
-        self._jobs: asyncio.Queue[Job] = asyncio.Queue()
+        self._inbox = Inbox(
+            settings, self.reads, frames, self._write_group, self._forget_frame, group_detections=_GROUP_DETECTIONS
+        )
         self._deciding = asyncio.Lock()
         self.erasures = erasures
         self.erasing = Erasing(
@@ -104,7 +104,6 @@ class History:
             frames,
             quarantine,
         )
-        self._tasks: set[asyncio.Task[Any]] = set()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="log")
 
     @classmethod
@@ -163,8 +162,7 @@ class History:
 
     async def close(self) -> None:
         """Waits for what is being written, and gives the directory free. Nobody waits for an answer any more."""
-        for task in self._tasks:
-            task.cancel()
+        self._inbox.close()
         await asyncio.to_thread(self._close)
 
     @property
@@ -179,18 +177,15 @@ class History:
 
     def oldest_ns(self) -> int:
         """What is older is neither taken nor found."""
-        return time.time_ns() - int(self._settings.retention_days * 86_400 * _NS)
+        return self._inbox.oldest_ns()
 
     def read(self, request: history_pb2.AppendDetectionsRequest) -> Batch:
         """Sorts a request into what can be appended and what is refused."""
-        newest_ns = time.time_ns() + int(self._settings.future_seconds * _NS)
-        return self._intake.read(request, self.oldest_ns(), newest_ns)
+        return self._inbox.read(request)
 
     def append(self, batch: Batch) -> Appending:
         """Puts a batch behind those before it on the way to the disk."""
-        detections = self._submit(batch.observations, []) if batch.observations else None
-        frames = self._start(self._append_frames(batch.uploads, detections)) if batch.uploads else None
-        return Appending(detections, frames)
+        return self._inbox.append(batch)
 
     def work(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
         """What is to run in the background."""
@@ -209,14 +204,7 @@ class History:
 
     async def write(self) -> None:
         """Writes what is appended, for ever."""
-        while True:
-            jobs = [await self._jobs.get()]
-            total = len(jobs[0].observations)
-            while total < _GROUP_DETECTIONS and not self._jobs.empty():
-                jobs.append(self._jobs.get_nowait())
-                total += len(jobs[-1].observations)
-            async with self._deciding:
-                await self._write_group(jobs)
+        await self._inbox.write()
 
     async def seal(self) -> None:
         """Moves what fills a segment from the log into one, for ever."""
@@ -267,68 +255,32 @@ class History:
             self._ledger.close(closed)
             self._sealing.wake()
 
-    def _submit(self, observations: list[Observation], links: list[FrameLink]) -> asyncio.Future[list[bytes]]:
-        done: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
-        done.add_done_callback(_seen)
-        self._jobs.put_nowait(Job(observations, links, done))
-        return done
-
-    async def _append_frames(
-        self, uploads: list[Upload], detections: asyncio.Future[list[bytes]] | None
-    ) -> list[MeshError | None]:
-        if detections is not None:
-            await detections  # a frame may show an appearance that begins in the same request
-        answers: list[MeshError | None] = []
-        links: list[FrameLink] = []
-        for upload in uploads:
-            known = await self.reads.appearances(upload.appearances)
-            unknown = [one for one in upload.appearances if one not in known]
-            if unknown:
-                answers.append(NotFound(names.appearance(self.store, unknown[0].hex())))
-                continue
-            await self.frames.save(upload.frame, upload.image)
-            links.append(FrameLink(upload.frame, upload.appearances))
-            answers.append(None)
-        if links:
-            await self._submit([], links)
-        metrics.FRAMES.inc(len(links))
-        return answers
-
-    async def _write_group(self, jobs: list[Job]) -> None:
+    async def _write_group(self, jobs: list[Job]) -> Group:
         loop = asyncio.get_running_loop()
-        try:
-            draft = Draft(self.book, self._rules, await self._shelved(jobs))
-            group = decide(draft, jobs)
-            # In the writer's thread, as far as that leaves this one the interpreter.
-            faces = await loop.run_in_executor(self._writer, self._store_group, group, self.index.next_number)
-        except OSError as error:
-            metrics.WRITE_FAILURES.inc()
-            _log.error("write_failed", error=str(error), batches=len(jobs))
-            _fail(jobs, refused(error))
+        async with self._deciding:
+            try:
+                draft = Draft(self.book, self._rules, await self._shelved(jobs))
+                group = decide(draft, jobs)
+                # In the writer's thread, as far as that leaves this one the interpreter.
+                faces = await loop.run_in_executor(self._writer, self._store_group, group, self.index.next_number)
+            except OSError as error:
+                _log.error("write_failed", error=str(error), batches=len(jobs))
+                self._file_closed()
+                raise refused(error) from error
+            draft.commit()
+            self._ledger.note(len(group.rows), len(group.faces), draft.touched())
+            if self._ledger.full:
+                await loop.run_in_executor(self._writer, self._log.roll)
             self._file_closed()
-            return
-        except Exception as error:
-            _fail(jobs, error)
-            raise
-        draft.commit()
-        self._ledger.note(len(group.rows), len(group.faces), draft.touched())
-        if self._ledger.full:
-            await loop.run_in_executor(self._writer, self._log.roll)
-        self._file_closed()
-        if faces is not None:
-            self.index.add(faces)
-        for job, answer in zip(jobs, group.answers, strict=True):
-            if not job.done.done():  # its stream is gone, and took the future with it
-                job.done.set_result(answer)
-        metrics.APPENDED.inc(len(group.rows))
-        metrics.DUPLICATES.inc(sum(map(len, group.answers)) - len(group.rows))
-        metrics.GROUP_BATCHES.observe(len(jobs))
-        self._gauge()
+            if faces is not None:
+                self.index.add(faces)
+            self._gauge()
+            return group
 
     def _store_group(self, group: Group, first_face: int) -> Faces | None:
         """Makes a group durable; returns its faces for the index. Blocks."""
         payloads = [encode_frame(link) for link in group.links]
-        vectors = np.array(group.vectors, np.float32).reshape(-1, self._intake.dimension)
+        vectors = np.array(group.vectors, np.float32).reshape(-1, self._dimension)
         if group.rows:
             payloads.insert(0, encode_detections(list(group.tracks), b"".join(group.rows), vectors, first_face))
         if payloads:
@@ -370,12 +322,8 @@ class History:
         async with self._deciding:
             self.book.tidy()
 
-    def _start(self, work: Coroutine[Any, Any, list[MeshError | None]]) -> asyncio.Task[list[MeshError | None]]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(_seen)
-        return task
+    async def _forget_frame(self, frame: Frame) -> None:
+        self.book.erase((), {frame.id})
 
     def _gauge(self) -> None:
         metrics.ROWS.set(len(self.index))
@@ -396,15 +344,3 @@ class History:
 
 def _rules(settings: Settings) -> Rules:
     return Rules(int(settings.gap_seconds * _NS), settings.other_person_similarity)
-
-
-def _fail(jobs: list[Job], error: Exception) -> None:
-    for job in jobs:
-        if not job.done.done():
-            job.done.set_exception(error)
-
-
-def _seen(done: asyncio.Future[Any]) -> None:
-    """Marks an error as seen: the stream that would have told it may be gone."""
-    if not done.cancelled():
-        done.exception()

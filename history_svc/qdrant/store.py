@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import structlog
 from poi.v1 import history_pb2
@@ -21,7 +20,8 @@ from history_svc.appearances import Rules
 from history_svc.frames import FrameStore
 from history_svc.group import Group, Job
 from history_svc.history import Appending
-from history_svc.intake import Batch, Intake, Observation, Upload
+from history_svc.inbox import Inbox
+from history_svc.intake import Batch
 from history_svc.qdrant.appending import Appender
 from history_svc.qdrant.collections import connect
 from history_svc.qdrant.database import Database, between, equals, with_id
@@ -30,12 +30,11 @@ from history_svc.qdrant.index import QdrantIndex
 from history_svc.qdrant.reads import QdrantReads
 from history_svc.qdrant.states import frame_point_id
 from history_svc.qdrant.tracks import Tracks
-from history_svc.records import FrameLink, Header
+from history_svc.records import Frame, Header
 from history_svc.seam import Seam
 from history_svc.settings import Settings
-from mesh import names
 from mesh.embeddings import DIMENSIONS, FACE_MODEL
-from mesh.errors import MeshError, NotFound, Unavailable
+from mesh.errors import MeshError, Unavailable
 
 _log = structlog.get_logger(__name__)
 _NS: Final = 1_000_000_000
@@ -57,9 +56,9 @@ class QdrantHistory:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
         self.erasing = QdrantErasing(Eraser(database, self.reads, tracks), frames, self._writer)
         self._settings, self._database = settings, database
-        self._intake = Intake(settings.store, FACE_MODEL, DIMENSIONS[FACE_MODEL], settings.max_frame_bytes)
-        self._jobs: asyncio.Queue[Job] = asyncio.Queue()
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._inbox = Inbox(
+            settings, self.reads, frames, self._write_group, self._forget_frame, group_detections=_GROUP_DETECTIONS
+        )
         self.index.drop_before(self.oldest_ns())
 
     @classmethod
@@ -73,25 +72,21 @@ class QdrantHistory:
 
     async def close(self) -> None:
         """Waits for what is being written. Nobody waits for an answer any more."""
-        for task in self._tasks:
-            task.cancel()
+        self._inbox.close()
         await asyncio.to_thread(self._writer.shutdown)
         self.index.close()
 
     def oldest_ns(self) -> int:
         """What is older is neither taken nor found."""
-        return time.time_ns() - int(self._settings.retention_days * 86_400 * _NS)
+        return self._inbox.oldest_ns()
 
     def read(self, request: history_pb2.AppendDetectionsRequest) -> Batch:
         """Sorts a request into what can be appended and what is refused."""
-        newest_ns = time.time_ns() + int(self._settings.future_seconds * _NS)
-        return self._intake.read(request, self.oldest_ns(), newest_ns)
+        return self._inbox.read(request)
 
     def append(self, batch: Batch) -> Appending:
         """Puts a batch behind those before it."""
-        detections = self._submit(batch.observations, []) if batch.observations else None
-        frames = self._start(self._append_frames(batch.uploads, detections)) if batch.uploads else None
-        return Appending(detections, frames)
+        return self._inbox.append(batch)
 
     def work(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
         """What is to run in the background."""
@@ -103,27 +98,7 @@ class QdrantHistory:
 
     async def write(self) -> None:
         """Writes what is appended, for ever."""
-        while True:
-            jobs = [await self._jobs.get()]
-            total = len(jobs[0].observations)
-            while total < _GROUP_DETECTIONS and not self._jobs.empty():
-                jobs.append(self._jobs.get_nowait())
-                total += len(jobs[-1].observations)
-            try:
-                group = await self._write_group(jobs)
-            except MeshError as error:
-                metrics.WRITE_FAILURES.inc()
-                _fail(jobs, error)
-                continue
-            except Exception as error:
-                _fail(jobs, error)
-                raise
-            for job, answer in zip(jobs, group.answers, strict=True):
-                if not job.done.done():  # its stream is gone, and took the future with it
-                    job.done.set_result(answer)
-            metrics.APPENDED.inc(len(group.rows))
-            metrics.DUPLICATES.inc(sum(map(len, group.answers)) - len(group.rows))
-            metrics.GROUP_BATCHES.observe(len(jobs))
+        await self._inbox.write()
 
     async def _write_group(self, jobs: list[Job]) -> Group:
         loop = asyncio.get_running_loop()
@@ -163,60 +138,6 @@ class QdrantHistory:
         appearances = database.where(equals("kind", "appearance"))
         metrics.APPEARANCES.set(database.count(database.records, appearances, exact=False))
 
-    def _submit(self, observations: list[Observation], links: list[FrameLink]) -> asyncio.Future[list[bytes]]:
-        done: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
-        done.add_done_callback(_seen)
-        self._jobs.put_nowait(Job(observations, links, done))
-        return done
-
-    async def _append_frames(
-        self, uploads: list[Upload], detections: asyncio.Future[list[bytes]] | None
-    ) -> list[MeshError | None]:
-        if detections is not None:
-            await detections  # a frame may show an appearance that begins in the same request
-        answers: list[MeshError | None] = []
-        links: list[FrameLink] = []
-        for upload in uploads:
-            unknown = await self._unknown(upload)
-            if unknown is None:
-                await self.frames.save(upload.frame, upload.image)
-                links.append(FrameLink(upload.frame, upload.appearances))
-            answers.append(unknown)
-        if links:
-            await self._submit([], links)
-        for at, upload in enumerate(uploads):
-            # Erased meanwhile, perhaps by somebody who did not know of this frame yet.
-            if answers[at] is None and (erased := await self._unknown(upload)) is not None:
-                answers[at] = erased
-                await self.frames.remove([upload.frame])
-                await asyncio.to_thread(self._remove_frame, upload.frame.id)
-        metrics.FRAMES.inc(answers.count(None))
-        return answers
-
-    async def _unknown(self, upload: Upload) -> NotFound | None:
-        known = await self.reads.appearances(upload.appearances) if upload.appearances else {}
-        unknown = [one for one in upload.appearances if one not in known]
-        return NotFound(names.appearance(self.store, unknown[0].hex())) if unknown else None
-
-    def _remove_frame(self, frame_id: str) -> None:
-        key = frame_point_id(self.store, frame_id)
-        self._database.remove(self._database.records, self._database.where(with_id([key])))
-
-    def _start(self, work: Coroutine[Any, Any, list[MeshError | None]]) -> asyncio.Task[list[MeshError | None]]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(_seen)
-        return task
-
-
-def _fail(jobs: list[Job], error: Exception) -> None:
-    for job in jobs:
-        if not job.done.done():
-            job.done.set_exception(error)
-
-
-def _seen(done: asyncio.Future[Any]) -> None:
-    """Marks an error as seen: the stream that would have told it may be gone."""
-    if not done.cancelled():
-        done.exception()
+    async def _forget_frame(self, frame: Frame) -> None:
+        here = self._database.where(with_id([frame_point_id(self.store, frame.id)]))
+        await asyncio.to_thread(self._database.remove, self._database.records, here)

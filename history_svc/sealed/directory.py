@@ -39,7 +39,7 @@ class Directory:
     """Segments under `path`; damaged ones go to `quarantine`. Raises OSError when it cannot be made or written."""
 
     def __init__(self, path: Path, quarantine: Quarantine, header: Header, seam: Seam = PLAIN) -> None:
-        self._path, self._quarantine, self._header, self._seam = path, quarantine, header, seam
+        self._path, self._quarantine, self.header, self._seam = path, quarantine, header, seam
         quarantine.make_way(path)
         path.mkdir(parents=True, exist_ok=True)
         fsync_directory(path.parent)
@@ -62,7 +62,7 @@ class Directory:
         """Makes a segment of log files (gather.from_logs). Raises Damaged when it cannot be read again, OSError."""
         place = Place(logs[0].closed.number, logs[-1].closed.number)
         return self._write(
-            place, gather.from_logs(self._header, logs, every_seconds, erased, self._quarantine, self._seam)
+            place, gather.from_logs(self.header, logs, every_seconds, erased, self._quarantine, self._seam)
         )
 
     def rewrite(self, segments: Sequence[SealedFaces], erased: Erased) -> SealedFaces:
@@ -104,7 +104,7 @@ class Directory:
 
     def _write(self, place: Place, content: Content) -> SealedFaces:
         started = time.perf_counter()
-        written = build.write(self._path, self._header, place, content, self._seam)
+        written = build.write(self._path, self.header, place, content, self._seam)
         metrics.SEAL_SECONDS.observe(time.perf_counter() - started)
         try:
             return SealedFaces(self._path / written.directory, written, self._seam)
@@ -116,7 +116,7 @@ class Directory:
     def _open(self, directory: Path) -> SealedFaces | None:
         try:
             known = manifest.load(directory)
-            if known.header != self._header:
+            if known.header != self.header:
                 raise OtherHeader(known.header)
             return SealedFaces(directory, known, self._seam)
         except OtherHeader:

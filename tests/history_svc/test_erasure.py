@@ -15,12 +15,13 @@ from poi.v1 import common_pb2, history_pb2
 
 from history_svc.erasure import Receipt
 from history_svc.index import Probes, Scope
-from history_svc.records import appearance_number
+from history_svc.records import Frame, appearance_number
 from history_svc.sealed import files
 from history_svc.settings import Settings
 from history_svc.store import History
 from mesh import embeddings
 from mesh.embeddings import FACE_MODEL
+from mesh.errors import NotFound
 from tests.history_svc.client import STORE, Client, detection
 from tests.history_svc.conftest import StartHistory
 from tests.history_svc.test_frames import jpeg, upload
@@ -350,3 +351,24 @@ async def test_a_damaged_record_of_an_erasure_brings_nobody_back(
         assert await _found(history) == 0
         assert (await history.erasing.erase(victims, "request-1")).appearances == 1
         assert _leaks(tmp_path / "data", _secrets(range(300))) == []
+
+
+async def test_a_frame_that_comes_during_the_erasure_is_not_kept(tmp_path: Path) -> None:
+    async with erasing(_settings(tmp_path)) as history:
+        await append(history, _detections(0, 60))
+        victims = await _of_victim(history)
+        save = history.frames.save
+
+        async def late(frame: Frame, image: bytes) -> None:
+            await save(frame, image)
+            await history.erasing.erase(victims, "request-1")
+
+        history.frames.save = late  # type: ignore[method-assign]
+        picture = upload(jpeg(1), f"{STORE}/appearances/{victims[0].hex()}")
+        request = history_pb2.AppendDetectionsRequest(parent=STORE, frames=[picture])
+        appending = history.append(history.read(request))
+        assert appending.frames is not None
+        (answer,) = await appending.frames
+        assert isinstance(answer, NotFound)
+        assert await history.reads.frame(_frame_id(history, picture)) is None
+        assert _leaks(tmp_path / "data", [picture.image]) == []
