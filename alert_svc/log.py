@@ -176,12 +176,15 @@ class AlertLog:
         """The cursor from which all kept changes since that time (epoch ms, Redis's clock) follow."""
         return await self._tail(store_id).since(milliseconds)
 
-    async def follow(self, store_id: str, after: str) -> AsyncGenerator[Change | None, None]:
+    async def follow(
+        self, store_id: str, after: str, *, refuse_slow: bool = False
+    ) -> AsyncGenerator[Change | None, None]:
         """Each change after the cursor once, in order, then live; None when a heartbeat is due, and at first.
 
-        Raises InvalidArgument, OutOfRange (CURSOR_EXPIRED), ResourceExhausted (SLOW_CLIENT).
+        A follower may be as slow as it likes: with `refuse_slow`, one that falls behind the ring is told instead.
+        Raises InvalidArgument, OutOfRange (CURSOR_EXPIRED), ResourceExhausted (SLOW_CLIENT, with `refuse_slow` only).
         """
-        entries = self._tail(store_id).entries(after, refuse_slow=True)
+        entries = self._tail(store_id).entries(after, refuse_slow=refuse_slow)
         try:
             async for entry in entries:
                 yield None if entry is None else read_entry(*entry)

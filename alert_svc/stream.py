@@ -45,7 +45,7 @@ async def responses(
         cursor = await log.position(store_id)
     loop = asyncio.get_running_loop()
     with metrics.STREAMS.track_inprogress():
-        async with aclosing(log.follow(store_id, cursor)) as changes:
+        async with aclosing(log.follow(store_id, cursor, refuse_slow=True)) as changes:
             due = loop.time() + log.heartbeat
             async for change in changes:
                 if change is not None:

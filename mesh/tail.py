@@ -139,9 +139,9 @@ class StreamTail:
                     if not batch:
                         position = self._base  # nothing is left between here and the ring
                 else:
+                    was_live = True
                     batch = self._ring_after(position)
                     if not batch:
-                        was_live = True
                         if not await self._wait_until(due):
                             yield None
                             due = loop.time() + self._heartbeat

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from alert_svc.alerts import new_alert
 from alert_svc.log import AlertLog, now
 from alert_svc.triage import Action
 from mesh import local
-from mesh.errors import NotFound
+from mesh.errors import NotFound, ResourceExhausted
 from mesh.redis import Redis, connect
 from tests.alert_svc.support import candidate
 from tests.support.redis import KINDS, RedisOfKind
@@ -53,6 +55,33 @@ async def test_a_call_that_redis_ran_twice_because_its_answer_was_lost_raised_it
     assert [raised.created for raised in await log.raise_all("s1", [an_alert("a1")])] == [False]
     assert await redis.xlen("poi:{s1}:alerts:log") == 2
     assert len(await all_of(log)) == 2
+
+
+async def test_a_follower_that_is_slower_than_the_ring_misses_nothing_unless_it_asks_to_be_told(redis: Redis) -> None:
+    log = AlertLog(redis, retention_days=7, ring=4)
+    names = [an_alert(f"a{number}").name for number in range(40)]
+
+    async def follow(*, refuse_slow: bool) -> list[str]:
+        await redis.flushall()
+        seen: list[str] = []
+        async with aclosing(log.follow("s1", "0-0", refuse_slow=refuse_slow)) as changes:
+            assert await anext(changes) is None
+            await log.raise_all("s1", [an_alert("a0")])
+            async for change in changes:
+                assert change is not None
+                seen.append(alert_pb2.Alert.FromString(change.snapshot).name)
+                if len(seen) == 1:  # it is live now, and takes its time while more comes than the ring holds
+                    for number in range(1, 40):
+                        await log.raise_all("s1", [an_alert(f"a{number}")])
+                    await asyncio.sleep(0.2)
+                if len(seen) == 40:
+                    return seen
+        raise AssertionError("a follower has no end")
+
+    assert await follow(refuse_slow=False) == names
+    with pytest.raises(ResourceExhausted) as told:
+        await follow(refuse_slow=True)
+    assert told.value.reason == "SLOW_CLIENT"
 
 
 async def test_a_change_and_its_log_entry_are_one(redis: Redis) -> None:
