@@ -8,7 +8,6 @@ clients are in this process, each with a stream and a connection of its own, and
 from __future__ import annotations
 
 import asyncio
-import os
 import resource
 import sys
 import tempfile
@@ -279,7 +278,6 @@ def main(
     out: Annotated[Path, typer.Option(help="Directory for the results.")] = _ROOT / "build" / "bench",
 ) -> None:
     """Measure the alert streams: from an alert to the last of many clients."""
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # or it tells of every connection that the end of a round closes
     console = Console(highlight=False)
     out.mkdir(parents=True, exist_ok=True)
     try:
