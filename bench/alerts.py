@@ -61,7 +61,8 @@ class AlertsReport(BaseModel):
     ours: Spread
     baseline: Spread
     ratio_p99: float
-    ratio_cpu: float
+    ratio_cpu: float | None
+    """None of a run so short that the clock (10 ms) shows nothing for the baseline."""
     missing: int
     """Clients that did not see every alert once and in order."""
 
@@ -175,7 +176,7 @@ async def measure(directory: Path, *, clients: int, alerts: int, rounds: int, pa
         ours=with_log,
         baseline=without,
         ratio_p99=with_log.p99 / without.p99,
-        ratio_cpu=with_log.server_cpu_us / without.server_cpu_us,
+        ratio_cpu=with_log.server_cpu_us / without.server_cpu_us if without.server_cpu_us else None,
         missing=ours.missing + baseline.missing,
     )
 
@@ -299,9 +300,9 @@ def main(
             markup=False,
             soft_wrap=True,
         )
+    ratio_cpu = "unknown" if found.ratio_cpu is None else f"{found.ratio_cpu:.2f}"
     console.print(
-        f"ratio: p99 {found.ratio_p99:.2f}, CPU {found.ratio_cpu:.2f}; clients that missed or saw twice: "
-        f"{found.missing}",
+        f"ratio: p99 {found.ratio_p99:.2f}, CPU {ratio_cpu}; clients that missed or saw twice: {found.missing}",
         markup=False,
     )
     path = out / "alerts.json"
