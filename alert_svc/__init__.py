@@ -1,6 +1,7 @@
 """Keeps the alerts of a store in a durable log and streams them to clients. Run it as `python -m alert_svc`.
 
-`alerts` holds the rules (which alert a match raises, what may be done about it), `log` keeps them in Redis, `stream`
-turns the log into what a client of StreamAlerts sees, and `service` translates. Any number of servers may share one
-Redis.
+`alerts` says which alert a match raises, `triage` what people may do about it and `escalation` what makes it more
+urgent, by a store's `policy`. `log` keeps them in Redis with the Lua of `scripts`, `sweep` does what is due when nobody
+does anything, `stream` turns the log into what a client of StreamAlerts sees, `summary` sums up a shift, and `service`
+translates. Any number of servers may share one Redis.
 """

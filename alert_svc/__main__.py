@@ -5,7 +5,9 @@ from poi.v1 import alert_pb2_grpc
 from alert_svc.log import AlertLog
 from alert_svc.service import SERVICE, AlertServicer
 from alert_svc.settings import AlertSettings
+from alert_svc.sweep import sweep_forever
 from mesh import redis
+from mesh.aio import Background
 from mesh.server import Server, run
 from mesh.settings import load
 
@@ -17,9 +19,16 @@ async def main() -> None:
     client = redis.connect(settings.redis_url)
     server.on_stop(client.aclose)
     log = AlertLog(
-        client, retention_days=settings.retention_days, ring=settings.ring, heartbeat=settings.heartbeat_seconds
+        client,
+        retention_days=settings.retention_days,
+        ring=settings.ring,
+        heartbeat=settings.heartbeat_seconds,
+        policy=settings.policy,
     )
-    servicer = AlertServicer(log, server.draining)
+    background = Background()
+    background.start("sweep", lambda: sweep_forever(log, settings.sweep_seconds))
+    server.on_stop(background.close)
+    servicer = AlertServicer(log, server.draining, slow_seconds=settings.slow_client_seconds)
     server.add(alert_pb2_grpc.add_AlertServiceServicer_to_server, servicer, SERVICE)
     await server.serve()
 

@@ -1,4 +1,4 @@
-"""The rules of alerts: which one a match raises, what may be done about it, and which ones a client asks for."""
+"""The rules of alerts: which one a match raises, and which ones a client asks for."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from poi.v1 import alert_pb2, common_pb2
+from poi.v1 import alert_pb2, common_pb2, match_pb2
 
 from mesh import names
-from mesh.errors import Aborted, FailedPrecondition, InvalidArgument
+from mesh.errors import InvalidArgument
 
 _END_OF_TIME = 253_402_300_800  # year 10000, where Timestamp ends
 
@@ -59,52 +59,18 @@ def new_alert(candidate: alert_pb2.AlertCandidate, store_id: str, now: Timestamp
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Action:
-    """What somebody wants to do about an alert: `state` is ACKNOWLEDGED or RESOLVED, `etag` "" or the one they saw."""
+def touched(alert: alert_pb2.Alert, now: Timestamp) -> alert_pb2.Alert:
+    """A copy to be changed: with another etag and the time of the change."""
+    copy = alert_pb2.Alert()
+    copy.CopyFrom(alert)
+    copy.update_time.CopyFrom(now)
+    copy.etag = _new_etag()
+    return copy
 
-    state: alert_pb2.AlertState.ValueType
-    actor: str
-    note: str
-    etag: str
 
-    @property
-    def event(self) -> alert_pb2.AlertEvent.ValueType:
-        """What the log says of it."""
-        if self.state == alert_pb2.ALERT_STATE_RESOLVED:
-            return alert_pb2.ALERT_EVENT_RESOLVED
-        return alert_pb2.ALERT_EVENT_ACKNOWLEDGED
-
-    def apply(self, alert: alert_pb2.Alert, now: Timestamp) -> alert_pb2.Alert | None:
-        """The alert afterwards; None where it has been done already, so that a repeat changes nothing.
-
-        Raises FailedPrecondition (ALERT_RESOLVED) or Aborted (ETAG_MISMATCH).
-        """
-        if alert.state == alert_pb2.ALERT_STATE_RESOLVED != self.state:
-            raise FailedPrecondition(
-                "the alert is resolved", reason="ALERT_RESOLVED", metadata={"name": alert.name, "etag": alert.etag}
-            )
-        done = self._of(alert)
-        # A call that is sent again because its answer was lost brings the etag from before its first run.
-        is_repeat = alert.state == self.state and (done.actor, done.note) == (self.actor, self.note)
-        if self.etag and self.etag != alert.etag and not is_repeat:
-            raise Aborted(
-                "the alert has changed: read it again",
-                reason="ETAG_MISMATCH",
-                metadata={"name": alert.name, "etag": alert.etag},
-            )
-        if alert.state == self.state:
-            return None
-        changed = alert_pb2.Alert()
-        changed.CopyFrom(alert)
-        changed.state = self.state
-        changed.update_time.CopyFrom(now)
-        changed.etag = _new_etag()
-        self._of(changed).CopyFrom(alert_pb2.AlertAction(actor=self.actor, action_time=now, note=self.note))
-        return changed
-
-    def _of(self, alert: alert_pb2.Alert) -> alert_pb2.AlertAction:
-        return alert.resolution if self.state == alert_pb2.ALERT_STATE_RESOLVED else alert.acknowledgement
+def severity(match: match_pb2.Match) -> common_pb2.Severity.ValueType:
+    """How much the person matters. What was not said counts as MEDIUM, as in the registry."""
+    return match.severity or common_pb2.SEVERITY_MEDIUM
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,22 +80,22 @@ class AlertFilter:
     min_severity: common_pb2.Severity.ValueType = common_pb2.SEVERITY_UNSPECIFIED
     cameras: frozenset[str] = frozenset()
     pois: frozenset[str] = frozenset()
-    state: alert_pb2.AlertState.ValueType = alert_pb2.ALERT_STATE_UNSPECIFIED
+    states: frozenset[alert_pb2.AlertState.ValueType] = frozenset()
 
     def __call__(self, alert: alert_pb2.Alert) -> bool:
-        """Whether this is one. A severity that was not said counts as MEDIUM, as in the registry."""
+        """Whether this is one."""
         return (
-            (alert.match.severity or common_pb2.SEVERITY_MEDIUM) >= self.min_severity
+            severity(alert.match) >= self.min_severity
             and (not self.cameras or alert.camera in self.cameras)
             and (not self.pois or alert.match.poi in self.pois)
-            and (not self.state or alert.state == self.state)
+            and (not self.states or alert.state in self.states)
         )
 
 
 def requested(
     request: alert_pb2.StreamAlertsRequest | alert_pb2.ListAlertsRequest,
     store_id: str,
-    state: alert_pb2.AlertState.ValueType,
+    states: Iterable[alert_pb2.AlertState.ValueType],
 ) -> AlertFilter:
     """The filter of a request. Raises InvalidArgument for names that are none, or of another store."""
 
@@ -142,7 +108,7 @@ def requested(
         request.min_severity,
         all_in_store(names.parse_camera, request.cameras, "cameras"),
         all_in_store(names.parse_poi, request.pois, "pois"),
-        state,
+        frozenset(states) - {alert_pb2.ALERT_STATE_UNSPECIFIED},
     )
 
 

@@ -1,22 +1,32 @@
 """Alerts in Redis: a record each, an index by time, and the log of what happened to them.
 
-Of a store: `poi:{store}:alerts` (hash: id -> Alert), `...:index` (sorted set of create time and id, for listing) and
-`...:log` (stream: event and the whole Alert after it, for following). A record and its log entry are written by one
-Lua script, so that there is never one without the other, whichever server dies when. The scripts bear being run twice,
-which the client does when an answer is lost. Redis 6.2 or later.
+Of a store, under `poi:{store}:alerts`: itself a hash, id -> Alert; `:index`, a sorted set of create time and id, for
+listing; `:due`, a sorted set of the HIGH alerts that wait for somebody, by the time (epoch ms) since when;
+`:window:{poi}/{camera}`, the open alert that takes in a person's repeats; `:added:{id}`, the one that took in an
+appearance; `:settings`; and `:log`.
+
+**The log** is a Redis stream that others read as well, in consumer groups or with `AlertLog.follow`. Each entry has the
+fields `event` (the number of an AlertEvent, in decimal) and `alert` (the whole serialized Alert as it is after the
+event). `read_entry` reads one. Fields may be added, never changed; readers skip events that they do not know. Its id is
+the cursor of StreamAlerts. It is trimmed by age, with a note (`mesh.tail`).
+
+A record and its log entry are written by one Lua script (`alert_svc.scripts`), so that there is never one without the
+other, whichever server dies when. `poi:alerts:stores` names the stores for the sweep. Redis 6.2 or later.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 from weakref import WeakValueDictionary
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from poi.v1 import alert_pb2
 
-from alert_svc.alerts import Action
+from alert_svc import escalation, scripts
+from alert_svc.policy import Policies, Policy
+from alert_svc.triage import OPEN, Action
 from mesh import names, tail
 from mesh.errors import NotFound
 from mesh.redis import Redis
@@ -26,41 +36,7 @@ _CHUNK: Final = 256
 _MAX_SCANNED: Final = 5_000
 """Records that one page of a list looks at: a filter that few pass gives a short page, not a long wait."""
 _DAY_SECONDS: Final = 86_400
-
-# A record that is there already and is byte for byte what we bring (its etag is random) was written by this very call
-# before its answer was lost. Expired records go 256 at a time: the script must not block other clients.
-_RAISE: Final = (
-    tail.TRIM
-    + """
-local records, index, log, note = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local created = {}
-for i = 3, #ARGV, 3 do
-  local id, member, snapshot = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  if redis.call('HSETNX', records, id, snapshot) == 1 then
-    redis.call('ZADD', index, 0, member)
-    redis.call('XADD', log, '*', 'event', '1', 'alert', snapshot)
-    created[#created + 1] = 1
-  else
-    created[#created + 1] = redis.call('HGET', records, id) == snapshot and 1 or 0
-  end
-end
-trim(log, note, ARGV[1])
-local expired = redis.call('ZRANGEBYLEX', index, '-', '(' .. ARGV[2], 'LIMIT', 0, 256)
-for _, member in ipairs(expired) do
-  redis.call('HDEL', records, string.sub(member, 17))
-  redis.call('ZREM', index, member)
-end
-return created
-"""
-)
-_CHANGE: Final = """
-local current = redis.call('HGET', KEYS[1], ARGV[1])
-if current == ARGV[3] then return 1 end
-if current ~= ARGV[2] then return 0 end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
-redis.call('XADD', KEYS[2], '*', 'event', ARGV[4], 'alert', ARGV[3])
-return 1
-"""
+_STORES: Final = "poi:alerts:stores"
 
 
 class Change(NamedTuple):
@@ -71,28 +47,62 @@ class Change(NamedTuple):
     snapshot: bytes
 
 
+class Raised(NamedTuple):
+    """What became of a candidate."""
+
+    alert: str
+    """Name of the alert: its own, or the earlier one that took it in."""
+    created: bool
+    suppressed: bool
+
+
 class AlertLog:
     """The alerts of all stores in one Redis."""
 
-    def __init__(self, redis: Redis, *, retention_days: float, ring: int = 1024, heartbeat: float = 5.0) -> None:
-        """`ring` and `heartbeat` (seconds) are those of `mesh.tail.StreamTail`."""
+    def __init__(
+        self,
+        redis: Redis,
+        *,
+        retention_days: float,
+        ring: int = 16_384,
+        heartbeat: float = 5.0,
+        policy: Policy = Policy(),  # noqa: B008  (it is frozen)
+    ) -> None:
+        """`ring` and `heartbeat` (seconds) are those of `mesh.tail.StreamTail`.
+
+        `policy` holds for stores that have none of their own.
+        """
         self._redis = redis
+        self.policies = Policies(redis, policy)
         self._retention_ns = round(retention_days * _DAY_SECONDS * 1e9)
         self._ring, self.heartbeat = ring, heartbeat
-        self._raise = redis.register_script(_RAISE)
-        self._change = redis.register_script(_CHANGE)
+        self._raise = redis.register_script(scripts.RAISE)
+        self._change = redis.register_script(scripts.CHANGE)
+        self._expire = redis.register_script(scripts.EXPIRE)
         self._tails: WeakValueDictionary[str, StreamTail] = WeakValueDictionary()
+        self._known: set[str] = set()
 
-    async def raise_all(self, store_id: str, alerts: Sequence[alert_pb2.Alert]) -> list[bool]:
-        """Writes those that are new, durably, in one round trip; says for each whether it was."""
-        records, index, log = _keys(store_id)
-        oldest = time.time_ns() - self._retention_ns
-        arguments: list[str | bytes] = [f"{max(0, oldest // 1_000_000)}-0", _time_key(oldest)]
-        for alert in alerts:
-            alert_id = names.parse_alert(alert.name)[1]
-            arguments += [alert_id, _time_key(_ns(alert.create_time)) + alert_id, alert.SerializeToString()]
-        created = await self._raise(keys=[records, index, log, tail.note_key(log)], args=arguments)
-        return [bool(flag) for flag in created]
+    async def raise_all(self, store_id: str, alerts: Sequence[alert_pb2.Alert]) -> list[Raised]:
+        """Writes what is new, durably, and says what became of each alert. Usually three round trips, whatever many."""
+        await self._make_known(store_id)
+        policy = await self.policies.of(store_id)
+        outcome: dict[int, Raised] = {}
+        while pending := [index for index in range(len(alerts)) if index not in outcome]:
+            answers = await self._place(store_id, [alerts[index] for index in pending], policy)
+            # What one alert takes in is one change of it, however many appearances a burst brings.
+            holders: dict[bytes, list[tuple[int, int]]] = {}
+            for index, (code, snapshot) in zip(pending, answers, strict=True):
+                if code == scripts.CREATED:
+                    outcome[index] = Raised(alerts[index].name, created=True, suppressed=False)
+                else:
+                    holders.setdefault(snapshot, []).append((index, code))
+            for snapshot, takes in holders.items():
+                name = await self._absorb(snapshot, [(alerts[index], code) for index, code in takes], policy)
+                if name:
+                    outcome |= {
+                        index: Raised(name, created=False, suppressed=code != scripts.EXISTS) for index, code in takes
+                    }
+        return [outcome[index] for index in range(len(alerts))]
 
     async def get(self, name: str) -> alert_pb2.Alert:
         """The alert as it is. Raises InvalidArgument, NotFound."""
@@ -101,19 +111,26 @@ class AlertLog:
     async def act(self, name: str, action: Action) -> alert_pb2.Alert:
         """Does something about an alert and logs it, unless it has been done already; the alert afterwards.
 
-        Raises InvalidArgument, NotFound, FailedPrecondition (ALERT_RESOLVED), Aborted (ETAG_MISMATCH).
+        Raises InvalidArgument, NotFound, FailedPrecondition (ALERT_RESOLVED, ILLEGAL_TRANSITION), Aborted
+        (ETAG_MISMATCH).
         """
         store_id, alert_id = names.parse_alert(name)
-        records, _, log = _keys(store_id)
-        while True:  # whoever comes between moves the alert on, which happens twice at most
+        while True:  # who comes between moves the alert on, or adds to it, which has an end
             before = await self._snapshot(store_id, alert_id)
-            alert = alert_pb2.Alert.FromString(before)
-            changed = action.apply(alert, now())
+            changed = action.apply(alert := alert_pb2.Alert.FromString(before), now())
             if changed is None:
                 return alert
-            arguments: list[str | bytes | int] = [alert_id, before, changed.SerializeToString(), int(action.event)]
-            if await self._change(keys=[records, log], args=arguments):
+            if await self._write(before, changed, action.event, due="remove"):
                 return changed
+
+    async def sweep(self) -> None:
+        """Expires what is old and escalates what waits too long, of all stores. Any number of servers may do it."""
+        self._known |= {raw.decode() for raw in await _awaited(self._redis.smembers(_STORES))}
+        for store_id in sorted(self._known):
+            while await self._expire_some(store_id) == _CHUNK:
+                pass
+            while await self._escalate_some(store_id) == _CHUNK:
+                pass
 
     async def list(
         self,
@@ -129,7 +146,7 @@ class AlertLog:
 
         The second value is the `before` of the next page, "" after the last one.
         """
-        records, index, _ = _keys(store_id)
+        records, index = _key(store_id), _key(store_id, "index")
         lowest = f"[{_time_key(_ns(start))}" if start else "-"
         highest = f"({before}" if before else f"({_time_key(_ns(end))}" if end else "+"
         found: list[alert_pb2.Alert] = []
@@ -159,24 +176,107 @@ class AlertLog:
         """The cursor from which all kept changes since that time (epoch ms, Redis's clock) follow."""
         return await self._tail(store_id).since(milliseconds)
 
-    async def follow(self, store_id: str, after: str) -> AsyncGenerator[Change | None, None]:
+    async def follow(
+        self, store_id: str, after: str, *, refuse_slow: bool = False
+    ) -> AsyncGenerator[Change | None, None]:
         """Each change after the cursor once, in order, then live; None when a heartbeat is due, and at first.
 
-        Raises InvalidArgument, OutOfRange (CURSOR_EXPIRED).
+        A follower may be as slow as it likes: with `refuse_slow`, one that falls behind the ring is told instead.
+        Raises InvalidArgument, OutOfRange (CURSOR_EXPIRED), ResourceExhausted (SLOW_CLIENT, with `refuse_slow` only).
         """
-        entries = self._tail(store_id).entries(after)
+        entries = self._tail(store_id).entries(after, refuse_slow=refuse_slow)
         try:
             async for entry in entries:
-                if entry is None:
-                    yield None
-                else:
-                    cursor, fields = entry
-                    yield Change(cursor, int(fields[b"event"]), fields[b"alert"])
+                yield None if entry is None else read_entry(*entry)
         finally:
             await entries.aclose()
 
+    async def _make_known(self, store_id: str) -> None:
+        """Before the first alert of a store, so that there is none that the sweep does not find."""
+        if store_id not in self._known:
+            await _awaited(self._redis.sadd(_STORES, store_id))
+            self._known.add(store_id)
+
+    async def _place(
+        self, store_id: str, alerts: Sequence[alert_pb2.Alert], policy: Policy
+    ) -> Sequence[tuple[int, bytes]]:
+        keys = [_key(store_id), _key(store_id, "index"), _key(store_id, "log"), _key(store_id, "due")]
+        arguments: list[str | bytes | int] = [policy.window_ms]
+        for alert in alerts:
+            alert_id = names.parse_alert(alert.name)[1]
+            created = _ns(alert.create_time)
+            keys += [_window(store_id, alert, per_camera=policy.per_camera), _key(store_id, f"added:{alert_id}")]
+            arguments += [
+                alert_id,
+                _time_key(created) + alert_id,
+                alert.SerializeToString(),
+                _ns(alert.detect_time) // 1_000_000,
+                created // 1_000_000 if escalation.waits(alert) else "",
+            ]
+        answers: Sequence[tuple[int, bytes]] = await self._raise(keys=keys, args=arguments)
+        return answers
+
+    async def _absorb(self, before: bytes, takes: Sequence[tuple[alert_pb2.Alert, int]], policy: Policy) -> str:
+        """Lets an alert take in candidates, each with its code; its name, "" where it has moved on meanwhile."""
+        alert = alert_pb2.Alert.FromString(before)
+        # One appearance may be in a request twice.
+        repeats = {each.name: each for each, code in takes if code == scripts.REPEAT}
+        if repeats and alert.state not in OPEN:
+            return ""  # it was closed at this moment, and its window with it
+        again = [each for each, code in takes if code != scripts.REPEAT]
+        changed = escalation.absorbed(alert, again, list(repeats.values()), policy.margin, now())
+        if changed is None:
+            return alert.name
+        starts_waiting = escalation.waits(changed) and not escalation.waits(alert)
+        event = escalation.event_of(alert, changed)
+        due = _ns(changed.update_time) // 1_000_000 if starts_waiting else "keep"
+        return alert.name if await self._write(before, changed, event, due=due, takes=repeats) else ""
+
+    async def _write(
+        self,
+        before: bytes,
+        alert: alert_pb2.Alert,
+        event: alert_pb2.AlertEvent.ValueType,
+        *,
+        due: str | int,
+        takes: Mapping[str, object] = {},
+    ) -> bool:
+        """Writes the alert and its log entry if it still is as `before`; `takes` are names of appearances' alerts."""
+        store_id, alert_id = names.parse_alert(alert.name)
+        keys = [_key(store_id), _key(store_id, "log"), _key(store_id, "due")]
+        keys += [_window(store_id, alert, per_camera=per_camera) for per_camera in (False, True)]
+        keys += [_key(store_id, f"added:{names.parse_alert(name)[1]}") for name in takes]
+        closes = "" if alert.state in OPEN else "close"
+        retention_ms = max(1, self._retention_ns // 1_000_000)
+        after = alert.SerializeToString()
+        arguments: list[str | bytes | int] = [alert_id, before, after, int(event), closes, due, retention_ms]
+        return bool(await self._change(keys=keys, args=arguments))
+
+    async def _expire_some(self, store_id: str) -> int:
+        log = _key(store_id, "log")
+        oldest = time.time_ns() - self._retention_ns
+        keys = [_key(store_id), _key(store_id, "index"), log, tail.note_key(log), _key(store_id, "due")]
+        arguments = [f"{max(0, oldest // 1_000_000)}-0", _time_key(oldest)]
+        return int(await self._expire(keys=keys, args=arguments))
+
+    async def _escalate_some(self, store_id: str) -> int:
+        """Escalates what has waited too long; every server may try, and the first one to write does it."""
+        delay_ms = (await self.policies.of(store_id)).delay_ms
+        if not delay_ms:
+            return 0
+        due, latest = _key(store_id, "due"), time.time_ns() // 1_000_000 - delay_ms
+        ids: list[bytes] = await _awaited(self._redis.zrangebyscore(due, 0, latest, start=0, num=_CHUNK))
+        snapshots: list[bytes | None] = await _awaited(self._redis.hmget(_key(store_id), ids)) if ids else []
+        for alert_id, before in zip(ids, snapshots, strict=True):
+            changed = before and escalation.overdue(alert_pb2.Alert.FromString(before), now())
+            if before and changed:
+                await self._write(before, changed, alert_pb2.ALERT_EVENT_ESCALATED, due="remove")
+            else:
+                await _awaited(self._redis.zrem(due, alert_id))
+        return len(ids)
+
     async def _snapshot(self, store_id: str, alert_id: str) -> bytes:
-        snapshot: Any = await self._redis.hget(_keys(store_id)[0], alert_id)
+        snapshot: Any = await self._redis.hget(_key(store_id), alert_id)
         if snapshot is None:
             raise NotFound(names.alert(store_id, alert_id))
         assert isinstance(snapshot, bytes)
@@ -186,7 +286,7 @@ class AlertLog:
         # Kept as long as somebody follows it: clients choose the store, so there is no end to them.
         following = self._tails.get(store_id)
         if following is None:
-            following = StreamTail(self._redis, _keys(store_id)[2], ring=self._ring, heartbeat=self.heartbeat)
+            following = StreamTail(self._redis, _key(store_id, "log"), ring=self._ring, heartbeat=self.heartbeat)
             self._tails[store_id] = following
         return following
 
@@ -198,9 +298,29 @@ def now() -> Timestamp:
     return time_stamp
 
 
-def _keys(store_id: str) -> tuple[str, str, str]:
-    records = f"poi:{{{store_id}}}:alerts"
-    return records, f"{records}:index", f"{records}:log"
+def read_entry(entry_id: str, fields: Mapping[bytes, bytes]) -> Change:
+    """An entry of the log, as Redis gives it."""
+    return Change(entry_id, int(fields[b"event"]), fields[b"alert"])
+
+
+def log_key(store_id: str) -> str:
+    """The Redis stream that is the store's log."""
+    return _key(store_id, "log")
+
+
+def _key(store_id: str, part: str = "") -> str:
+    return f"poi:{{{store_id}}}:alerts:{part}" if part else f"poi:{{{store_id}}}:alerts"
+
+
+def _window(store_id: str, alert: alert_pb2.Alert, *, per_camera: bool) -> str:
+    poi_id = names.parse_poi(alert.match.poi)[1]
+    camera_id = names.parse_camera(alert.camera)[1] if per_camera else ""
+    return _key(store_id, f"window:{poi_id}/{camera_id}")
+
+
+async def _awaited(answer: Any) -> Any:
+    """What a command answers: redis-py types its commands as synchronous or not."""
+    return await answer
 
 
 def _ns(time_stamp: Timestamp) -> int:

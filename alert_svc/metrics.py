@@ -6,6 +6,9 @@ from mesh.telemetry import LATENCY_BUCKETS
 
 RAISED = Counter("poi_alerts_raised_total", "Alerts that were created.")
 DUPLICATES = Counter("poi_alert_duplicates_total", "Candidates whose person had an alert in that appearance already.")
+SUPPRESSED = Counter(
+    "poi_alerts_suppressed_total", "Candidates that were, or had been, added to an earlier alert of the person."
+)
 REFUSED = Counter("poi_alert_candidates_refused_total", "Candidates that were refused.")
 STREAMS = Gauge("poi_alert_streams", "StreamAlerts calls that are open.")
 LAG = Histogram(

@@ -11,27 +11,38 @@ import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 from poi.v1 import alert_pb2, alert_pb2_grpc, common_pb2
 
-from alert_svc import metrics, stream
-from alert_svc.alerts import Action, new_alert, requested
+from alert_svc import metrics, stream, summary, triage
+from alert_svc.alerts import new_alert, requested
 from alert_svc.log import AlertLog, now
+from alert_svc.policy import settings_store
+from alert_svc.triage import Action
 from mesh import errors, names, pages
 from mesh.streams import until_drained
 
 SERVICE: Final = "poi.v1.AlertService"
+_ActionRequest: TypeAlias = (
+    alert_pb2.AcknowledgeAlertRequest
+    | alert_pb2.ConfirmAlertRequest
+    | alert_pb2.RejectAlertRequest
+    | alert_pb2.ResolveAlertRequest
+)
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"  # generic in its stubs only
 
 
 class AlertServicer(alert_pb2_grpc.AlertServiceServicer):
     """The contract's methods."""
 
-    def __init__(self, log: AlertLog, draining: asyncio.Event) -> None:
-        """`draining`: set when the server is about to stop, which ends the streams."""
-        self._log, self._draining = log, draining
+    def __init__(self, log: AlertLog, draining: asyncio.Event, *, slow_seconds: float = 10.0) -> None:
+        """`draining`: set when the server is about to stop, which ends the streams.
+
+        `slow_seconds`: a client that takes longer to take a response is cut off.
+        """
+        self._log, self._draining, self._slow_seconds = log, draining, slow_seconds
 
     async def RaiseAlerts(
         self, request: alert_pb2.RaiseAlertsRequest, context: Context
     ) -> alert_pb2.RaiseAlertsResponse:
-        """One alert for each person and appearance; bad candidates are answered one by one."""
+        """One alert for each person and appearance that is no repeat; bad candidates are answered one by one."""
         (store_id,) = names.parse_store(request.parent)
         response, alerts, time = alert_pb2.RaiseAlertsResponse(), list[alert_pb2.Alert](), now()
         for index, candidate in enumerate(request.candidates):
@@ -44,13 +55,15 @@ class AlertServicer(alert_pb2_grpc.AlertServiceServicer):
             else:
                 raised.alert = alert.name
                 alerts.append(alert)
-        created = iter(await self._log.raise_all(store_id, alerts) if alerts else [])
+        outcome = iter(await self._log.raise_all(store_id, alerts) if alerts else [])
         for raised in response.alerts:
             if raised.alert:
-                raised.created = next(created)
+                raised.alert, raised.created, raised.suppressed = next(outcome)
         fresh = sum(raised.created for raised in response.alerts)
+        suppressed = sum(raised.suppressed for raised in response.alerts)
         metrics.RAISED.inc(fresh)
-        metrics.DUPLICATES.inc(len(alerts) - fresh)
+        metrics.SUPPRESSED.inc(suppressed)
+        metrics.DUPLICATES.inc(len(alerts) - fresh - suppressed)
         metrics.REFUSED.inc(len(response.errors))
         return response
 
@@ -59,11 +72,18 @@ class AlertServicer(alert_pb2_grpc.AlertServiceServicer):
     ) -> AsyncIterator[alert_pb2.StreamAlertsResponse]:
         """The log after the start that was asked for, then live, until the client leaves or the server drains."""
         (store_id,) = names.parse_store(request.parent)
-        wanted = requested(request, store_id, alert_pb2.ALERT_STATE_UNSPECIFIED)
+        wanted = requested(request, store_id, request.states)
         if request.WhichOneof("start") == "cursor" and not request.cursor:
             raise errors.InvalidArgument(violations=[("cursor", "must not be empty")], reason="INVALID_CURSOR")
         start_time = _time(request, "start_time")
-        responses = stream.responses(self._log, store_id, wanted, cursor=request.cursor, start_time=start_time)
+        responses = stream.responses(
+            self._log,
+            store_id,
+            wanted,
+            cursor=request.cursor,
+            start_time=start_time,
+            slow_seconds=self._slow_seconds,
+        )
         async with aclosing(until_drained(responses, self._draining)) as live:
             async for response in live:
                 yield response
@@ -73,7 +93,7 @@ class AlertServicer(alert_pb2_grpc.AlertServiceServicer):
         (store_id,) = names.parse_store(request.parent)
         alerts, before = await self._log.list(
             store_id,
-            requested(request, store_id, request.state),
+            requested(request, store_id, [request.state]),
             start=_time(request.interval, "start_time", "interval."),
             end=_time(request.interval, "end_time", "interval."),
             before=str(pages.decode(request.page_token, request).get("before", "")),
@@ -87,18 +107,47 @@ class AlertServicer(alert_pb2_grpc.AlertServiceServicer):
         return await self._log.get(request.name)
 
     async def AcknowledgeAlert(self, request: alert_pb2.AcknowledgeAlertRequest, context: Context) -> alert_pb2.Alert:
-        """NEW becomes ACKNOWLEDGED."""
-        return await self._log.act(request.name, _action(request, alert_pb2.ALERT_STATE_ACKNOWLEDGED))
+        """Somebody looks after it."""
+        return await self._act(request, triage.ACKNOWLEDGED)
+
+    async def ConfirmAlert(self, request: alert_pb2.ConfirmAlertRequest, context: Context) -> alert_pb2.Alert:
+        """It was the person."""
+        return await self._act(request, triage.CONFIRMED)
+
+    async def RejectAlert(self, request: alert_pb2.RejectAlertRequest, context: Context) -> alert_pb2.Alert:
+        """It was somebody else."""
+        return await self._act(request, triage.FALSE_MATCH)
 
     async def ResolveAlert(self, request: alert_pb2.ResolveAlertRequest, context: Context) -> alert_pb2.Alert:
-        """NEW or ACKNOWLEDGED becomes RESOLVED."""
-        return await self._log.act(request.name, _action(request, alert_pb2.ALERT_STATE_RESOLVED))
+        """It is done with."""
+        return await self._act(request, triage.RESOLVED)
 
+    async def SummarizeAlerts(
+        self, request: alert_pb2.SummarizeAlertsRequest, context: Context
+    ) -> alert_pb2.SummarizeAlertsResponse:
+        """A shift for the next one."""
+        (store_id,) = names.parse_store(request.parent)
+        start = _time(request.interval, "start_time", "interval.")
+        end = _time(request.interval, "end_time", "interval.")
+        return await summary.summarize(self._log, store_id, start, end or now())
 
-def _action(
-    request: alert_pb2.AcknowledgeAlertRequest | alert_pb2.ResolveAlertRequest, state: alert_pb2.AlertState.ValueType
-) -> Action:
-    return Action(state, request.actor, request.note, request.etag)
+    async def GetAlertSettings(
+        self, request: alert_pb2.GetAlertSettingsRequest, context: Context
+    ) -> alert_pb2.AlertSettings:
+        """The store's settings, defaults filled in."""
+        return (await self._log.policies.of(settings_store(request.name, "name"))).resource(request.name)
+
+    async def UpdateAlertSettings(
+        self, request: alert_pb2.UpdateAlertSettingsRequest, context: Context
+    ) -> alert_pb2.AlertSettings:
+        """Changes the store's settings."""
+        wanted = request.alert_settings
+        store_id = settings_store(wanted.name, "alert_settings.name")
+        policy = await self._log.policies.update(store_id, wanted, list(request.update_mask.paths))
+        return policy.resource(wanted.name)
+
+    async def _act(self, request: _ActionRequest, state: alert_pb2.AlertState.ValueType) -> alert_pb2.Alert:
+        return await self._log.act(request.name, Action(state, request.actor, request.note, request.etag))
 
 
 def _time(

@@ -13,14 +13,12 @@ from __future__ import annotations
 import asyncio
 import re
 from bisect import bisect_right
-from collections import deque
 from collections.abc import AsyncGenerator, Mapping
-from itertools import islice
 from typing import Any, Final, NamedTuple
 
 import structlog
 
-from mesh.errors import InvalidArgument, OutOfRange
+from mesh.errors import InvalidArgument, OutOfRange, ResourceExhausted
 from mesh.redis import BLOCK_MS, Redis
 
 _log = structlog.get_logger(__name__)
@@ -83,7 +81,8 @@ class StreamTail:
         """`ring`: how many of the newest entries stay in memory. `heartbeat`: seconds of quiet before one is due."""
         self._redis, self._key, self._heartbeat = redis, key, heartbeat
         # All entries after `_base` that the reader has seen, oldest first.
-        self._ring: deque[_Entry] = deque(maxlen=ring)
+        self._ring: list[_Entry] = []  # a slice of a deque would walk there from one of its ends
+        self._size = ring
         self._base = _Position(0, 0)
         self._changed = asyncio.Event()
         self._joining = asyncio.Lock()
@@ -107,7 +106,9 @@ class StreamTail:
         start = _Position(milliseconds - 1, (1 << 64) - 1) if milliseconds > 0 else _Position(0, 0)
         return str(max(start, _noted(await self._redis.get(note_key(self._key)))))
 
-    async def entries(self, after: str | None) -> AsyncGenerator[tuple[str, dict[bytes, bytes]] | None, None]:
+    async def entries(
+        self, after: str | None, *, refuse_slow: bool = False
+    ) -> AsyncGenerator[tuple[str, dict[bytes, bytes]] | None, None]:
         """(id, fields) of each entry after the cursor `after` (None: from now on), in order, once each, then live.
 
         None says that a heartbeat is due: at once, and after each `heartbeat` seconds without an entry. Its cursor is
@@ -116,6 +117,8 @@ class StreamTail:
         Raises:
             InvalidArgument: `after` is not a cursor.
             OutOfRange: entries after the cursor are gone already (CURSOR_EXPIRED).
+            ResourceExhausted: with `refuse_slow`, a subscriber that had caught up fell behind the ring (SLOW_CLIENT,
+                with its `cursor` in the metadata). Otherwise it goes on, reading pages from Redis.
             redis.exceptions.RedisError: Redis is away and what is asked for is not in the ring. A subscriber that has
                 caught up just waits for Redis to come back.
         """
@@ -127,12 +130,16 @@ class StreamTail:
                 _refuse_expired(position, await self._redis.get(note_key(self._key)))
             yield None
             due = loop.time() + self._heartbeat
+            was_live = False
             while True:
                 if position < self._base:
+                    if refuse_slow and was_live:
+                        raise slow_client(str(position))
                     batch = await self._page(position)
                     if not batch:
                         position = self._base  # nothing is left between here and the ring
                 else:
+                    was_live = True
                     batch = self._ring_after(position)
                     if not batch:
                         if not await self._wait_until(due):
@@ -142,6 +149,8 @@ class StreamTail:
                 for entry in batch:
                     yield entry.id, entry.fields
                     position = entry.position
+                if len(batch) == _PAGE:
+                    await asyncio.sleep(0)  # a subscriber that wants none of it would hold up the others
                 due = loop.time() + self._heartbeat
         finally:
             self._leave()
@@ -178,10 +187,10 @@ class StreamTail:
                 self._publish(entries)
 
     def _publish(self, entries: list[_Entry]) -> None:
-        for entry in entries:
-            if len(self._ring) == self._ring.maxlen:
-                self._base = self._ring[0].position
-            self._ring.append(entry)
+        self._ring += entries
+        if (excess := len(self._ring) - self._size) > 0:
+            self._base = self._ring[excess - 1].position
+            del self._ring[:excess]
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -196,7 +205,7 @@ class StreamTail:
 
     def _ring_after(self, position: _Position) -> list[_Entry]:
         start = bisect_right(self._ring, position, key=lambda entry: entry.position)
-        return list(islice(self._ring, start, start + _PAGE))
+        return self._ring[start : start + _PAGE]
 
     async def _page(self, position: _Position) -> list[_Entry]:
         async with self._redis.pipeline(transaction=True) as pipe:
@@ -205,6 +214,13 @@ class StreamTail:
             trimmed, raws = await pipe.execute()
         _refuse_expired(position, trimmed)
         return [_entry(*raw) for raw in raws]
+
+
+def slow_client(cursor: str) -> ResourceExhausted:
+    """What a subscriber that reads too slowly is told."""
+    return ResourceExhausted(
+        "the client reads too slowly: resume from the cursor", reason="SLOW_CLIENT", metadata={"cursor": cursor}
+    )
 
 
 def _entry(raw_id: bytes, fields: Mapping[Any, Any]) -> _Entry:

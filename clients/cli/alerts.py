@@ -1,9 +1,11 @@
-"""Alerts: list and follow them, acknowledge and resolve them."""
+"""Alerts: list and follow them, work them, and hand a shift over."""
 
 from __future__ import annotations
 
 import asyncio
 import getpass
+from collections.abc import Iterable
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final
 
@@ -12,13 +14,14 @@ import typer
 from poi.v1 import alert_pb2, alert_pb2_grpc, common_pb2
 
 from clients.cli import output
-from clients.cli.options import Cameras, Json, MinSeverity, Pois, Since, interval, timestamp
+from clients.cli.options import Cameras, Json, MinSeverity, Pois, Since, Until, a_time, interval, timestamp
 from clients.cli.session import Mesh, execute, explain, pages
 from mesh import names
 from mesh.errors import from_rpc
 
 _DEFAULT_LIMIT: Final = 50
 _RECONNECT_SECONDS: Final = 0.5
+_SUMMARY_SECONDS: Final = 60.0
 
 
 class State(StrEnum):
@@ -26,14 +29,33 @@ class State(StrEnum):
 
     NEW = "NEW"
     ACKNOWLEDGED = "ACKNOWLEDGED"
+    CONFIRMED = "CONFIRMED"
+    FALSE_MATCH = "FALSE_MATCH"
     RESOLVED = "RESOLVED"
+
+    @property
+    def number(self) -> alert_pb2.AlertState.ValueType:
+        """The contract's value."""
+        return alert_pb2.AlertState.Value(f"ALERT_STATE_{self.value}")
+
+
+_SAID: Final = {
+    State.ACKNOWLEDGED: "acknowledgement",
+    State.CONFIRMED: "confirmation",
+    State.FALSE_MATCH: "rejection",
+    State.RESOLVED: "resolution",
+}
+"""Where an alert says who brought it to a state."""
 
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
     app.command()(alerts)
     app.command()(ack)
+    app.command()(confirm)
+    app.command()(reject)
     app.command()(resolve)
+    app.command()(shift)
 
 
 def alerts(
@@ -41,7 +63,9 @@ def alerts(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as alerts come in.")] = False,
     since: Since = None,
     cursor: Annotated[str, typer.Option(metavar="CURSOR", help="Follow from there on, missing nothing.")] = "",
-    state: Annotated[State | None, typer.Option(case_sensitive=False, help="Only in this state (lists only).")] = None,
+    state: Annotated[
+        State | None, typer.Option(case_sensitive=False, help="Only in this state, or brought to it.")
+    ] = None,
     min_severity: MinSeverity = None,
     camera: Cameras = None,
     poi: Pois = None,
@@ -55,8 +79,6 @@ def alerts(
     Following goes on over restarts of the server; when it ends it says the cursor to go on from.
     """
     mesh: Mesh = context.obj
-    if (follow or cursor) and state:
-        raise typer.BadParameter("--state is for lists: it cannot be combined with --follow or --cursor")
     if since and cursor:
         raise typer.BadParameter("--since and --cursor both say where to begin: give one")
 
@@ -67,7 +89,13 @@ def alerts(
         async with mesh.channel("alert") as channel:
             stub = alert_pb2_grpc.AlertServiceStub(channel)
             if follow or cursor:
-                live = alert_pb2.StreamAlertsRequest(parent=mesh.parent, min_severity=least, cameras=cameras, pois=pois)
+                live = alert_pb2.StreamAlertsRequest(
+                    parent=mesh.parent,
+                    min_severity=least,
+                    cameras=cameras,
+                    pois=pois,
+                    states=[state.number] if state else [],
+                )
                 if since:
                     live.start_time.CopyFrom(timestamp(since))
                 elif cursor:
@@ -78,27 +106,12 @@ def alerts(
                 parent=mesh.parent, interval=interval(since, None), min_severity=least, cameras=cameras, pois=pois
             )
             if state:
-                request.state = alert_pb2.AlertState.Value(f"ALERT_STATE_{state.value}")
+                request.state = state.number
             page = await pages(stub.ListAlerts, request, "alerts", limit or _DEFAULT_LIMIT)
         if json:
             output.print_json(page)
             return
-        output.print_table(
-            ("RAISED", "STATE", "SEVERITY", "WHO", "CAMERA", "SIMILARITY", "ALERT"),
-            (
-                (
-                    output.clock(alert.create_time),
-                    _state(alert),
-                    output.severity(alert.match.severity),
-                    alert.match.display_name or output.short(alert.match.poi),
-                    output.short(alert.camera),
-                    output.closeness(alert.match),
-                    output.short(alert.name),
-                )
-                for alert in page.alerts
-            ),
-            nothing="no alerts",
-        )
+        _print_alerts(page.alerts)
         output.print_more(page, limit or _DEFAULT_LIMIT)
 
     execute(run())
@@ -115,6 +128,20 @@ def ack(
 ) -> None:
     """Says that you look after an alert."""
     _act(context.obj, "AcknowledgeAlert", alert_pb2.AcknowledgeAlertRequest, alert, (actor, note, etag), json)
+
+
+def confirm(
+    context: typer.Context, alert: Alert, actor: Actor, note: Note = "", etag: Etag = "", json: Json = False
+) -> None:
+    """Says that it was the person."""
+    _act(context.obj, "ConfirmAlert", alert_pb2.ConfirmAlertRequest, alert, (actor, note, etag), json)
+
+
+def reject(
+    context: typer.Context, alert: Alert, actor: Actor, note: Note = "", etag: Etag = "", json: Json = False
+) -> None:
+    """Says that it was somebody else: a false match, which closes the alert."""
+    _act(context.obj, "RejectAlert", alert_pb2.RejectAlertRequest, alert, (actor, note, etag), json)
 
 
 def resolve(
@@ -135,8 +162,51 @@ def _act(mesh: Mesh, method: str, request: type[Any], alert: str, said: tuple[st
         if as_json:
             output.print_json(changed)
             return
-        action = changed.resolution if changed.HasField("resolution") else changed.acknowledgement
+        action: alert_pb2.AlertAction = getattr(changed, _SAID[State(_state(changed))])
         output.print_line(output.short(changed.name), _state(changed), f"by {action.actor}")
+
+    execute(run())
+
+
+def shift(
+    context: typer.Context,
+    since: Annotated[datetime, typer.Option(parser=a_time, metavar="TIME", help="Its start: as for alerts.")] = "8h",  # type: ignore[assignment]
+    until: Until = None,
+    json: Json = False,
+) -> None:
+    """Sums up a shift for the next one: what came, what was done about it and how fast, and what is open."""
+    mesh: Mesh = context.obj
+
+    async def run() -> None:
+        request = alert_pb2.SummarizeAlertsRequest(parent=mesh.parent, interval=interval(since, until))
+        async with mesh.channel("alert", seconds=_SUMMARY_SECONDS) as channel:
+            found = await alert_pb2_grpc.AlertServiceStub(channel).SummarizeAlerts(request)
+        if json:
+            output.print_json(found)
+            return
+        span = (output.clock(found.interval.start_time), "to", output.clock(found.interval.end_time))
+        output.print_line(*span)
+        output.print_line(
+            f"{found.alert_count} alerts, {found.suppressed_count} repeats, {found.escalated_count} escalated"
+        )
+        if found.HasField("acknowledge_p50"):
+            output.print_line(
+                f"answered within {output.seconds(found.acknowledge_p50)} (half), "
+                f"{output.seconds(found.acknowledge_p95)} (95 %)"
+            )
+        output.print_table(
+            ("BY", "WHAT", "ALERTS"),
+            [
+                *(("state", _state(each), each.count) for each in found.states),
+                *(("severity", output.severity(each.severity), each.count) for each in found.severities),
+                *(("camera", output.short(each.camera), each.count) for each in found.cameras),
+                *(("person", each.display_name or output.short(each.poi), each.count) for each in found.pois),
+            ],
+            nothing="no alerts",
+        )
+        output.print_line(f"{found.open_count} open")
+        if found.open_alerts:
+            _print_alerts(found.open_alerts)
 
     execute(run())
 
@@ -182,5 +252,25 @@ def _print_event(response: alert_pb2.StreamAlertsResponse, as_json: bool) -> Non
     )
 
 
-def _state(alert: alert_pb2.Alert) -> str:
-    return alert_pb2.AlertState.Name(alert.state).removeprefix("ALERT_STATE_")
+def _print_alerts(found: Iterable[alert_pb2.Alert]) -> None:
+    output.print_table(
+        ("RAISED", "STATE", "SEVERITY", "WHO", "CAMERA", "SIMILARITY", "REPEATS", "ALERT"),
+        (
+            (
+                output.clock(alert.create_time),
+                _state(alert),
+                output.severity(alert.match.severity),
+                alert.match.display_name or output.short(alert.match.poi),
+                output.short(alert.camera),
+                output.closeness(alert.match),
+                alert.suppressed_count or "",
+                output.short(alert.name),
+            )
+            for alert in found
+        ),
+        nothing="no alerts",
+    )
+
+
+def _state(item: alert_pb2.Alert | alert_pb2.SummarizeAlertsResponse.StateCount) -> str:
+    return alert_pb2.AlertState.Name(item.state).removeprefix("ALERT_STATE_")

@@ -39,10 +39,11 @@ def candidate(
     *,
     camera: str = "c1",
     severity: common_pb2.Severity.ValueType = common_pb2.SEVERITY_HIGH,
+    similarity: float = 0.75,
 ) -> alert_pb2.AlertCandidate:
     made = alert_pb2.AlertCandidate(
         match=match_pb2.Match(
-            poi=f"{store}/pois/{poi}", display_name="Jo", severity=severity, similarity=0.75, threshold=0.5
+            poi=f"{store}/pois/{poi}", display_name="Jo", severity=severity, similarity=similarity, threshold=0.5
         ),
         appearance=f"{store}/appearances/{appearance}",
         camera=f"{store}/cameras/{camera}",
@@ -66,6 +67,14 @@ async def raise_numbers(client: alert_pb2_grpc.AlertServiceAsyncStub, store: str
         batch = [candidate(store, f"a{number}") for number in range(start, min(start + 50, numbers.stop))]
         made += [raised.alert for raised in (await raise_alerts(client, store, *batch)).alerts]
     return made
+
+
+async def next_event(call: Any) -> alert_pb2.StreamAlertsResponse:
+    """The next response that is no heartbeat."""
+    while (response := await call.read()).event == HEARTBEAT:
+        pass
+    assert isinstance(response, alert_pb2.StreamAlertsResponse)
+    return response
 
 
 class Follower:

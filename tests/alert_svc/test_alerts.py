@@ -6,7 +6,8 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from poi.v1 import alert_pb2, common_pb2
 
-from alert_svc.alerts import Action, AlertFilter, alert_id, new_alert
+from alert_svc.alerts import AlertFilter, alert_id, new_alert
+from alert_svc.triage import Action
 from mesh.errors import FailedPrecondition, InvalidArgument
 from tests.alert_svc.support import candidate
 

@@ -21,6 +21,7 @@ from tests.alert_svc.support import (
     candidate,
     connected,
     fails,
+    next_event,
     raise_alerts,
     raise_numbers,
 )
@@ -31,14 +32,6 @@ if TYPE_CHECKING:
 
 def stream(client: AlertServiceAsyncStub, store: str, **fields: Any) -> Any:
     return client.StreamAlerts(alert_pb2.StreamAlertsRequest(parent=store, **fields))
-
-
-async def next_event(call: Any) -> alert_pb2.StreamAlertsResponse:
-    """The next response that is no heartbeat."""
-    while (response := await call.read()).event == HEARTBEAT:
-        pass
-    assert isinstance(response, alert_pb2.StreamAlertsResponse)
-    return response
 
 
 async def test_a_stream_begins_with_a_heartbeat_that_can_be_resumed_from(

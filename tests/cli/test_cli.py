@@ -89,6 +89,34 @@ def test_alerts_are_listed_acknowledged_and_resolved(poi: Poi) -> None:
     assert "raise --limit" in few.stderr
 
 
+def test_a_shift_is_worked_and_handed_over(poi: Poi) -> None:
+    store = ("--store", "s-shift")
+    quiet = poi.output(*store, "shift").splitlines()
+    assert quiet[1:] == ["0 alerts, 0 repeats, 0 escalated", "no alerts", "0 open"]
+
+    wrong, right, waiting = (raise_one(poi, "s-shift", f"a{number}") for number in range(3))
+    assert (
+        poi.output(*store, "reject", wrong, "--actor", "ann", "--note", "a twin") == f"{wrong}  FALSE_MATCH  by ann\n"
+    )
+    assert poi.output(*store, "confirm", right, "--actor", "bob") == f"{right}  CONFIRMED  by bob\n"
+    assert "(ILLEGAL_TRANSITION)" in poi.fails(*store, "resolve", wrong)
+
+    assert wrong in poi.output(*store, "alerts", "--state", "false_match")
+    told = poi(*store, "alerts", "--follow", "--since", "1m", "--state", "confirmed", "--limit", "1", "--json")
+    assert json.loads(told.stdout)["event"] == "ALERT_EVENT_CONFIRMED"
+
+    lines = poi.output(*store, "shift", "--since", "1h").splitlines()
+    assert lines[1] == "3 alerts, 0 repeats, 0 escalated"
+    assert re.fullmatch(r"answered within \d+\.\d s \(half\), \d+\.\d s \(95 %\)", lines[2])
+    rows = [re.split(r" {2,}", line.strip()) for line in lines]
+    for row in (["state", "FALSE_MATCH", "1"], ["severity", "HIGH", "3"], ["camera", "c1", "3"], ["person", "Jo", "3"]):
+        assert row in rows
+    handed_over = lines[lines.index("2 open") + 2 :]
+    assert [line.split()[-1] for line in handed_over] == [right, waiting]
+    summary = poi.json(*store, "shift")
+    assert (summary["alertCount"], summary["openCount"]) == (3, 2)
+
+
 def test_following_starts_in_the_past_and_its_cursor_goes_on(poi: Poi) -> None:
     names = [raise_one(poi, "s-follow", f"a{number}") for number in range(3)]
     follow = ("--store", "s-follow", "alerts", "--follow", "--since", "1m", "--limit", "2")
@@ -206,7 +234,7 @@ def test_a_server_that_does_not_answer_is_named(poi: Poi, monkeypatch: pytest.Mo
         ("search",),
         ("search", "x.jpg", "--poi", "p"),
         ("alerts", "--since", "soon"),
-        ("alerts", "--follow", "--state", "new"),
+        ("shift", "--since", "soon"),
         ("enrol", "X"),
         ("enrol", "X", "x.jpg", "--severity", "urgent"),
         ("nonsense",),
