@@ -78,7 +78,11 @@ class Fold:
         return Folded(base, np.where(self.alive, np.cumsum(self.alive) - 1, GONE))
 
     def _index(self, vectors: Floats) -> Index:
-        return QuantisedIndex(vectors) if self.quantised else ExactIndex(vectors)
+        if not self.quantised:
+            return ExactIndex(vectors)
+        index = QuantisedIndex(vectors)
+        index.tune()
+        return index
 
 
 def _kept(count: int, *parts: tuple[Floats, NDArray[np.bool_]]) -> Floats:

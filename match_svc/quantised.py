@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import threading
+import time
 from functools import cache
 from typing import Any, Final
 
 import faiss
 import numpy as np
 
-from match_svc.index import ExactIndex, Floats, Hits, Limits, Positions, joined
+from match_svc.index import ExactIndex, Floats, Hits, Index, Limits, Positions, joined
 
-MARGIN: Final = 0.12
-"""Three standard errors of an estimate, which is 0.04 at 256 dimensions: of faces exactly at the limit one in 700 is
-not looked at again, of those 0.05 above it one in 100,000."""
+MARGIN: Final = 0.14
+"""More than three standard errors of an estimate, which is 0.042 at 256 dimensions: of faces exactly at the limit one
+in 2,000 is not looked at again, of those 0.05 above it one in 300,000."""
 _FIRST: Final = 64
 _FACTOR: Final = 4
 _ROWS_A_CANDIDATE: Final = 64
@@ -24,6 +25,8 @@ _ADD_ROWS: Final = 16_384
 _LOOK_ROWS: Final = 8192
 """Candidates looked at at once: 8 MB of vectors."""
 _SEED: Final = 20_261_121
+_TUNE_PROBES: Final = 32
+_TUNE_LIMIT: Final = 0.45
 _thread = threading.local()
 
 
@@ -39,6 +42,7 @@ class QuantisedIndex:
 
     def __init__(self, vectors: Floats) -> None:
         """`vectors` as for ExactIndex; some 150,000 rows a second."""
+        self._exact_from = np.inf
         one_thread()
         self._vectors = vectors
         self._exact = ExactIndex(vectors)
@@ -53,7 +57,7 @@ class QuantisedIndex:
 
     def search(self, probes: Floats, limits: Limits) -> Hits:
         """See Index."""
-        if limits.usual <= self._exact_up_to or not len(probes):
+        if limits.usual <= self._exact_up_to or len(probes) >= self._exact_from or not len(probes):
             return self._exact.search(probes, limits)
         one_thread()
         rows_of, candidates, rest = self._candidates(probes, limits.usual - MARGIN)
@@ -73,6 +77,23 @@ class QuantisedIndex:
         """See Index."""
         return self._exact.pairs(probes, rows)
 
+    def tune(self) -> None:
+        """Measure whether batches are faster compared with everything; before it is searched. Takes 64 searches.
+
+        A matrix product reads each vector once for a whole batch, codes are scanned once for each probe: on the faces
+        of this gallery, whose spread decides how many candidates there are, either may win. Single probes are always
+        ten times faster by codes.
+        """
+        if self._codes is None:
+            return
+        step = max(1, len(self) // _TUNE_PROBES)
+        probes = self._vectors[::step][:_TUNE_PROBES]
+        limits = Limits.of(np.full(len(self), _TUNE_LIMIT, np.float32), _TUNE_LIMIT)
+        self.search(probes, limits)  # learns where to begin
+        by_codes, by_product = (_seconds(index, probes, limits) for index in (self, self._exact))
+        if by_product < by_codes:
+            self._exact_from = _TUNE_PROBES // 2
+
     def _candidates(self, probes: Floats, least: float) -> tuple[Positions, Positions, Positions]:
         """(probe, row) of estimates from `least` on, and the probes that have too many of them."""
         rotated = probes @ _rotation(probes.shape[1])
@@ -81,8 +102,8 @@ class QuantisedIndex:
         rows: list[Positions] = [waiting[:0]]
         # Another pass costs as much as the first: begin where most would end.
         asked = _FIRST
-        while asked < 1.5 * self._usual and asked * _FACTOR <= self._most:
-            asked *= _FACTOR
+        while asked < 1.5 * self._usual and asked * 2 <= self._most:
+            asked *= 2
         while waiting.size and asked <= self._most:
             estimates, at = self._codes.search(rotated[waiting], asked)
             done = estimates[:, -1] < least
@@ -124,6 +145,12 @@ class QuantisedIndex:
             codes.add(self._vectors[start : start + _ADD_ROWS] @ turn)
         estimates, at = codes.search(np.ones((1, dimension), np.float32), _FIRST)
         return codes if at.min() >= 0 and np.isfinite(estimates).all() else None
+
+
+def _seconds(index: Index, probes: Floats, limits: Limits) -> float:
+    started = time.perf_counter()
+    index.search(probes, limits)
+    return time.perf_counter() - started
 
 
 def one_thread() -> None:

@@ -175,6 +175,16 @@ class TestQuantisedIndex(IndexTest):
         assert missed[0.05] <= 1
 
 
+class TestTunedIndex(IndexTest):
+    size = 8192
+    kind = "quantised"
+
+    def make(self, vectors: Floats) -> Index:
+        index = QuantisedIndex(vectors)
+        index.tune()
+        return index
+
+
 class TestLayered(IndexTest):
     size = 8192
     kind = "quantised"
