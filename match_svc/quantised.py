@@ -78,7 +78,7 @@ class QuantisedIndex:
         return self._exact.pairs(probes, rows)
 
     def tune(self) -> None:
-        """Measure whether batches are faster compared with everything; before it is searched. Takes 64 searches.
+        """Measure whether batches are faster compared with everything, before it is searched; some 150 single searches.
 
         A matrix product reads each vector once for a whole batch, codes are scanned once for each probe: on the faces
         of this gallery, whose spread decides how many candidates there are, either may win. Single probes are always
@@ -148,9 +148,12 @@ class QuantisedIndex:
 
 
 def _seconds(index: Index, probes: Floats, limits: Limits) -> float:
-    started = time.perf_counter()
-    index.search(probes, limits)
-    return time.perf_counter() - started
+    best = np.inf
+    for _ in range(2):
+        started = time.perf_counter()
+        index.search(probes, limits)
+        best = min(best, time.perf_counter() - started)
+    return float(best)
 
 
 def one_thread() -> None:

@@ -23,6 +23,7 @@ from bench.lag import quantile
 from bench.machine import cpu
 from bench.match import data, exact
 from bench.match.client import Client, enrolled_ms
+from match_svc import crossover
 from mesh.local import Redis, Service
 
 THRESHOLD = 0.45
@@ -70,7 +71,9 @@ async def _measure(redis: Redis, directory: Path, rows: int, seconds: float) -> 
         async with Client(service.target) as client:
             await client.serving()
             served = time.perf_counter()
-            status = await client.folded("exact" if rows < 2 * 8192 else "quantised")
+            status = await client.folded(
+                0 if rows < crossover.LEAST else 2 if rows < crossover.MOST else _START_SECONDS
+            )
             built = time.perf_counter()
             load = os.getloadavg()[0]
             rate = await client.rate(requests, seconds)

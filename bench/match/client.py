@@ -44,11 +44,12 @@ class Client:
         """Of its gallery."""
         return await self.match.GetGalleryStatus(match_pb2.GetGalleryStatusRequest(name=f"{_PARENT}/galleryStatus"))
 
-    async def folded(self, expected: str) -> match_pb2.GalleryStatus:
-        """Return when its index is of this kind and has all."""
+    async def folded(self, seconds: float) -> match_pb2.GalleryStatus:
+        """Return when its index is quantised, or after so many seconds."""
+        until = time.perf_counter() + seconds
         while True:
             status = await self.status()
-            if expected == "exact" or (status.index_kind == match_pb2.INDEX_KIND_QUANTISED):
+            if status.index_kind == match_pb2.INDEX_KIND_QUANTISED or time.perf_counter() > until:
                 return status
             await asyncio.sleep(0.1)
 
