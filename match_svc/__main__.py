@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from poi.v1 import embedding_pb2_grpc, match_pb2_grpc, poi_pb2_grpc
 
 from match_svc.decisions import Decisions
@@ -10,6 +12,8 @@ from match_svc.follower import Follower
 from match_svc.log import LogReader
 from match_svc.matching import Matcher
 from match_svc.registry import Registry
+from match_svc.removals import Removals
+from match_svc.replicas import Replicas
 from match_svc.service import MatchServicer, PoiServicer
 from match_svc.settings import MatchServerSettings
 from mesh import channels
@@ -25,31 +29,44 @@ def assemble(settings: MatchServerSettings) -> Server:
     """The server with all its parts, to be started inside the running event loop."""
     server = Server(settings)
 
-    def set_serving(serving: bool) -> None:
-        server.set_serving(POI_SERVICE, serving)
-        server.set_serving(MATCH_SERVICE, serving)
-
     redis = mesh_redis.connect(settings.redis_url)
     embed = channels.connect(settings.embed_target, max_message_bytes=settings.max_message_bytes)
-    follower = Follower(
-        LogReader(redis), settings.default_threshold, settings.write_wait_seconds, lambda: set_serving(True)
+    loaded = asyncio.Event()
+
+    def changed() -> None:
+        if not loaded.is_set():
+            loaded.set()
+            server.set_serving(POI_SERVICE, True)
+        replicas.changed()
+
+    follower = Follower(LogReader(redis), settings.default_threshold, settings.write_wait_seconds, changed)
+    replicas = Replicas(
+        redis,
+        lambda: (follower.revision, follower.position),
+        replica_seconds=settings.replica_seconds,
+        max_lag_seconds=settings.max_lag_seconds,
+        on_serving=lambda serving: server.set_serving(MATCH_SERVICE, serving),
     )
     registry = Registry(redis, settings.log_length, follower.settled)
     decisions = Decisions(redis, settings.decision_seconds, settings.decision_tracks, settings.decision_timeout)
     matcher = Matcher(decisions, settings.max_matches, settings.search_threads)
+    removals = Removals(replicas, settings.confirm_seconds)
     enrolment = Enrolment(registry, embedding_pb2_grpc.EmbeddingServiceStub(embed), settings.embed_timeout)
 
-    server.add(poi_pb2_grpc.add_PoiServiceServicer_to_server, PoiServicer(registry, enrolment), POI_SERVICE)
+    server.add(poi_pb2_grpc.add_PoiServiceServicer_to_server, PoiServicer(registry, enrolment, removals), POI_SERVICE)
     server.add(
         match_pb2_grpc.add_MatchServiceServicer_to_server,
-        MatchServicer(registry, follower, matcher, settings.default_threshold, server.draining),
+        MatchServicer(registry, follower, replicas, matcher, settings.default_threshold, server.draining),
         MATCH_SERVICE,
     )
-    set_serving(False)  # until the registry was loaded
+    for service in (POI_SERVICE, MATCH_SERVICE):
+        server.set_serving(service, False)  # until the registry was loaded
     background = Background()
     background.start("follow", follower.run)
+    background.start("heartbeat", replicas.run)
+    background.start("confirmations", replicas.listen)
     background.start("write_decisions", decisions.run)
-    for close in (redis.aclose, embed.close, matcher.close, follower.close, background.close):
+    for close in (redis.aclose, embed.close, matcher.close, follower.close, replicas.leave, background.close):
         server.on_stop(close)
     return server
 

@@ -16,7 +16,8 @@ import structlog
 from redis.exceptions import RedisError
 
 from match_svc import metrics
-from match_svc.gallery import Person, Snapshot
+from match_svc.gallery import Snapshot
+from match_svc.people import Person
 from mesh.redis import Redis
 
 _log = structlog.get_logger(__name__)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import os
+import sys
+import threading
+import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -14,18 +18,17 @@ from google.protobuf.message import DecodeError
 from poi.v1 import poi_pb2
 from redis.exceptions import ConnectionError, TimeoutError
 
-from match_svc import metrics
-from match_svc.gallery import Builder, Snapshot, empty
+from match_svc import crossover, metrics
+from match_svc.builder import Builder
+from match_svc.gallery import Snapshot, empty
 from match_svc.log import Change, LogReader
+from match_svc.people import DIMENSION
 from match_svc.registry import decode
-from mesh.errors import Unavailable
 
 _log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
 
 _RECONNECT_SECONDS = 0.25
-_LOAD_WAIT_SECONDS = 4.0
-"""What a call waits for the first load: less than clients' usual deadline of 5 s, so that they learn why."""
 
 
 class Follower:
@@ -37,15 +40,18 @@ class Follower:
     """
 
     def __init__(
-        self, log: LogReader, default_threshold: float, write_wait_seconds: float, on_loaded: Callable[[], None]
+        self, log: LogReader, default_threshold: float, write_wait_seconds: float, on_change: Callable[[], None]
     ) -> None:
-        """`on_loaded` is called after the first load; `write_wait_seconds` bounds `settled`."""
+        """`on_change` is called whenever the galleries have another revision; `write_wait_seconds` bounds `settled`."""
         self._log = log
         self._default_threshold = default_threshold
         self._write_wait_seconds = write_wait_seconds
-        self._on_loaded = on_loaded
+        self._on_change = on_change
         # Builders are touched in this one thread only, so that parsing and copying stall no match.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gallery")
+        self._folds = ThreadPoolExecutor(1, thread_name_prefix="fold", initializer=_step_back)
+        self._folding: dict[str, asyncio.Task[None]] = {}
+        self._turn = asyncio.Lock()  # a snapshot that was made later is published later
         self._builders: dict[str, Builder] = {}
         self._thresholds: dict[str, float] = {}
         self._galleries: dict[str, Snapshot] = {}
@@ -62,10 +68,15 @@ class Follower:
         """Whether the registry was loaded."""
         return self._revision >= 0
 
-    async def wait_loaded(self) -> None:
-        """Return when the registry was loaded. Raises Unavailable when that takes longer than a call can wait."""
-        if not self.loaded and not await self._reached(0, _LOAD_WAIT_SECONDS):
-            raise Unavailable("the gallery is being loaded", reason="GALLERY_LOADING", retry_after=1.0)
+    @property
+    def revision(self) -> int:
+        """Of the registry, that the galleries have; -1 before the first load."""
+        return self._revision
+
+    @property
+    def position(self) -> bytes:
+        """Id of the log's entry that this is up to."""
+        return self._position
 
     async def settled(self, revision: int) -> None:
         """Return when the galleries have this revision, or after a while all the same: the change is durable anyway."""
@@ -78,7 +89,7 @@ class Follower:
         while True:
             try:
                 if not self.loaded or away:
-                    await self._catch_up()
+                    await self._in_turn(self._catch_up())
                 away = False
                 await self._follow()
             except (ConnectionError, TimeoutError, OSError) as error:
@@ -88,7 +99,10 @@ class Follower:
                 await asyncio.sleep(_RECONNECT_SECONDS)
 
     async def close(self) -> None:
-        """Let the builders' thread end."""
+        """Let the threads end."""
+        for task in list(self._folding.values()):
+            task.cancel()
+        self._folds.shutdown(wait=False, cancel_futures=True)
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _reached(self, revision: int, seconds: float) -> bool:
@@ -104,9 +118,14 @@ class Follower:
         while True:
             position, changes = await self._log.wait(self._position)
             if not changes:
-                await self._catch_up()
+                await self._in_turn(self._catch_up())
                 continue
-            await self._apply(position, changes)
+            await self._in_turn(self._apply(position, changes))
+
+    async def _in_turn(self, change: Coroutine[Any, Any, None]) -> None:
+        async with self._turn:
+            await change
+        self._fold_where_due()
 
     async def _catch_up(self) -> None:
         """Load everything, unless the registry is where we are or just ahead."""
@@ -131,7 +150,9 @@ class Follower:
             if any(not change.poi_id for change in of_store):
                 await self._read_threshold(store)
             records = await self._log.lookup(store, {change.poi_id for change in of_store if change.poi_id})
-            builder = self._builders.setdefault(store, self._new_builder(store))
+            if store not in self._builders:
+                self._builders[store] = await self._new_builder(store)
+            builder = self._builders[store]
             snapshots[store] = await self._in_thread(
                 _apply, builder, records, self._threshold(store), of_store[-1].revision
             )
@@ -142,12 +163,13 @@ class Follower:
         builders, snapshots = {}, {}
         for store, revision in start.stores.items():
             await self._read_threshold(store)
-            builders[store] = builder = self._new_builder(store)
+            builders[store] = builder = await self._new_builder(store)
             threshold = self._threshold(store)
-            snapshots[store] = await self._in_thread(_apply, builder, {}, threshold, revision)
-            async for records in self._log.records(store):
-                snapshots[store] = await self._in_thread(_apply, builder, records, threshold, revision)
-        first = not self.loaded
+            applied = self._in_thread(_apply, builder, {}, threshold, revision)
+            async for records in self._log.records(store):  # the next are read while these are parsed
+                await applied
+                applied = self._in_thread(_apply, builder, records, threshold, revision)
+            snapshots[store] = await applied
         self._builders = builders
         gone = self._galleries.keys() - snapshots.keys()
         await self._publish(snapshots, start.position, start.revision, {**snapshots, **{s: empty(s) for s in gone}})
@@ -156,10 +178,40 @@ class Follower:
             "gallery_loaded",
             stores=len(snapshots),
             people=sum(snapshot.size for snapshot in snapshots.values()),
+            references=sum(snapshot.references for snapshot in snapshots.values()),
             revision=start.revision,
         )
-        if first:
-            self._on_loaded()
+
+    def _fold_where_due(self) -> None:
+        for store, builder in self._builders.items():
+            if store not in self._folding and builder.due():
+                task = asyncio.create_task(self._fold(store, builder), name=f"fold {store}")
+                self._folding[store] = task
+                task.add_done_callback(lambda _, store=store: self._folding.pop(store))  # type: ignore[misc]
+
+    async def _fold(self, store: str, builder: Builder) -> None:
+        """Fold a store's new rows into its index, while searches and changes go on."""
+        started = time.perf_counter()
+        fold = await self._in_thread(builder.fold)
+        try:
+            folded = await asyncio.get_running_loop().run_in_executor(self._folds, fold.run)
+        except Exception:
+            _log.exception("fold_failed", store=store)  # the next change tries again; meanwhile search is exact
+            return
+        async with self._turn:
+            if self._builders.get(store) is not builder:
+                return  # all was loaded anew
+            snapshot = await self._in_thread(builder.install, folded)
+            await self._publish({**self._galleries, store: snapshot}, self._position, self._revision, {store: snapshot})
+        metrics.FOLDS.inc()
+        _log.info(
+            "gallery_folded",
+            store=store,
+            index=snapshot.kind,
+            references=snapshot.references,
+            pending=snapshot.pending,
+            seconds=round(time.perf_counter() - started, 3),
+        )
 
     async def _publish(
         self, galleries: dict[str, Snapshot], position: bytes, revision: int, changed: Mapping[str, Snapshot]
@@ -168,10 +220,13 @@ class Follower:
         for store, snapshot in changed.items():
             metrics.PEOPLE.labels(store).set(snapshot.size)
             metrics.ROWS.labels(store).set(snapshot.rows)
+            metrics.REFERENCES.labels(store).set(snapshot.references)
+            metrics.PENDING.labels(store).set(snapshot.pending)
         metrics.REVISION.set(revision)
         async with self._progress:
             self._revision = revision
             self._progress.notify_all()
+        self._on_change()
 
     async def _read_threshold(self, store: str) -> None:
         threshold = await self._log.threshold(store)
@@ -180,11 +235,17 @@ class Follower:
     def _threshold(self, store: str) -> float:
         return self._thresholds.get(store, self._default_threshold)
 
-    def _new_builder(self, store: str) -> Builder:
-        return Builder(store, self._threshold(store))
+    async def _new_builder(self, store: str) -> Builder:
+        return Builder(store, self._threshold(store), await self._in_thread(crossover.measure, DIMENSION))
 
-    async def _in_thread(self, work: Callable[..., _T], *args: Any) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
+    def _in_thread(self, work: Callable[..., _T], *args: Any) -> asyncio.Future[_T]:
+        return asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
+
+
+def _step_back() -> None:
+    """Let a folding have what searches leave of the cores, where threads have priorities of their own."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
 def _apply(builder: Builder, records: Mapping[str, bytes | None], threshold: float, revision: int) -> Snapshot:

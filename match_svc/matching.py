@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import NamedTuple
@@ -15,8 +15,9 @@ from poi.v1 import common_pb2
 
 from match_svc import metrics
 from match_svc.decisions import Decisions, Track
-from match_svc.gallery import DIMENSION, Match, Snapshot
+from match_svc.gallery import Snapshot
 from match_svc.index import Floats
+from match_svc.people import DIMENSION, Match
 from mesh import names
 from mesh.embeddings import FACE_MODEL, decode_batch
 from mesh.errors import FailedPrecondition, InvalidArgument, MeshError
@@ -44,15 +45,22 @@ class Matcher:
         self._most = most
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="search")
 
-    async def faces(self, gallery: Snapshot, embeddings: Sequence[common_pb2.Embedding], most: int) -> Batch:
-        """Match faces of which nothing else is known; `most` persons each, the usual number when 0."""
+    async def faces(
+        self, current: Callable[[], Snapshot], embeddings: Sequence[common_pb2.Embedding], most: int
+    ) -> Batch:
+        """Match faces of which nothing else is known; `most` persons each, the usual number when 0.
+
+        `current` gives the gallery: who is no longer in it when the search ends is not answered.
+        """
+        gallery = current()
         probes, is_aligned, problems = _probes(embeddings, "embeddings[{}]")
         usable = [position for position in range(len(embeddings)) if position not in problems]
         found = await self._search(gallery, probes[usable], is_aligned[usable], most or self._most, time.time())
-        return _batch(usable, found, problems)
+        return _batch(usable, _still(found, gallery, current()), problems)
 
-    async def detections(self, gallery: Snapshot, detections: Sequence[common_pb2.Detection]) -> Batch:
-        """Match detections of one store's cameras."""
+    async def detections(self, current: Callable[[], Snapshot], detections: Sequence[common_pb2.Detection]) -> Batch:
+        """Match detections of one store's cameras. `current` as for `faces`."""
+        gallery = current()
         probes, is_aligned, problems = _probes(
             [detection.embedding for detection in detections], "detections[{}].embedding"
         )
@@ -77,7 +85,7 @@ class Matcher:
         if len(usable) < len(detections):
             probes, is_aligned = probes[usable], is_aligned[usable]
         found = await self._tracked(gallery, probes, is_aligned, tracks)
-        return _batch(usable, found, problems)
+        return _batch(usable, _still(found, gallery, current()), problems)
 
     async def close(self) -> None:
         """Let the threads end."""
@@ -165,6 +173,11 @@ def _incomplete(position: int, detection: common_pb2.Detection, store: str) -> M
     if not _is_camera(detection.camera, store):
         violations.append((f"{field}.camera", f"must look like stores/{store}/cameras/{{camera}}"))
     return InvalidArgument(violations=violations, reason="INVALID_DETECTION")
+
+
+def _still(found: list[list[Match]], searched: Snapshot, current: Snapshot) -> list[list[Match]]:
+    """A large search takes long enough for a removal to be answered meanwhile."""
+    return found if current is searched else [current.still(matches) if matches else matches for matches in found]
 
 
 def _batch(usable: Sequence[int], found: Sequence[list[Match]], problems: Problems) -> Batch:

@@ -10,6 +10,13 @@ PEOPLE = Gauge("poi_gallery_people", "Persons of interest in this replica's gall
 ROWS = Gauge("poi_gallery_rows", "Rows that a search of this replica's gallery compares with.", ["store"])
 REVISION = Gauge("poi_gallery_revision", "Last change of the registry that this replica's gallery has.")
 LOADS = Counter("poi_gallery_loads_total", "Complete loads of the registry into this replica's gallery.")
+FOLDS = Counter("poi_gallery_folds_total", "Times that new and left-over rows were folded into a new index.")
+REFERENCES = Gauge("poi_gallery_references", "References of the persons in this replica's gallery.", ["store"])
+PENDING = Gauge("poi_gallery_pending_rows", "Rows compared exactly until they are folded into the index.", ["store"])
+LAG = Gauge("poi_gallery_lag_seconds", "Age of the oldest change that this replica's gallery does not have.")
+UNCONFIRMED = Counter(
+    "poi_gallery_unconfirmed_removals_total", "Removals answered before every live replica had confirmed them."
+)
 
 FACES = Counter("poi_match_faces_total", "Faces compared with the gallery.")
 MATCHED = Counter("poi_match_faces_matched_total", "Faces that matched somebody.")

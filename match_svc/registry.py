@@ -182,16 +182,17 @@ class Registry:
                 return changed
         raise Aborted(f"{names.poi(store, poi_id)} is being changed by others", reason="CONCURRENT_CHANGE")
 
-    async def delete(self, store: str, poi_id: str, etag: str = "") -> None:
-        """Remove a person. Raises NotFound, and Aborted when the person no longer has this etag."""
+    async def delete(self, store: str, poi_id: str, etag: str = "") -> int:
+        """Remove a person; the revision of that. Raises NotFound, and Aborted when they no longer have this etag."""
         for _ in range(_RACES):
             poi = await self.get(store, poi_id)
             if etag and etag != poi.etag:
                 raise _etag_mismatch(poi.name)
             outcome, told = await self._run(store, None, poi_id, poi.etag, Request())
             if outcome != b"conflict":
-                await self._settled(int(told.split(b" ")[0]))
-                return
+                revision = int(told.split(b" ")[0])
+                await self._settled(revision)
+                return revision
         raise Aborted(f"{names.poi(store, poi_id)} is being changed by others", reason="CONCURRENT_CHANGE")
 
     async def settings(self, store: str) -> match_pb2.MatchSettings:

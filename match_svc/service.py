@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from functools import partial
 from typing import Any, TypeAlias
 
 import grpc
@@ -14,10 +15,12 @@ from poi.v1 import match_pb2, match_pb2_grpc, poi_pb2, poi_pb2_grpc
 from match_svc import profiles
 from match_svc.enrolment import Enrolment
 from match_svc.follower import Follower
-from match_svc.gallery import Match
 from match_svc.matching import Batch, Matcher
+from match_svc.people import Match
 from match_svc.pipeline import in_order
 from match_svc.registry import Registry
+from match_svc.removals import Removals
+from match_svc.replicas import Replicas
 from mesh import names, pages
 from mesh.errors import InvalidArgument, to_status
 from mesh.streams import until_drained
@@ -28,15 +31,17 @@ MOST_DETECTIONS = 256
 _PAGE, _MOST_PAGE = 50, 1000
 _PAGE_BYTES = 2 << 20
 """A page ends early here: persons with many references must not make it too large to send."""
-_SETTINGS_SUFFIX = "/matchSettings"
+_SETTINGS_SUFFIX, _STATUS_SUFFIX = "/matchSettings", "/galleryStatus"
+_KINDS = {"exact": match_pb2.INDEX_KIND_EXACT, "quantised": match_pb2.INDEX_KIND_QUANTISED}
 
 
 class PoiServicer(poi_pb2_grpc.PoiServiceServicer):
     """poi.v1.PoiService."""
 
-    def __init__(self, registry: Registry, enrolment: Enrolment) -> None:
+    def __init__(self, registry: Registry, enrolment: Enrolment, removals: Removals) -> None:
         self._registry = registry
         self._enrolment = enrolment
+        self._removals = removals
 
     async def CreatePoi(self, request: poi_pb2.CreatePoiRequest, context: Context) -> poi_pb2.Poi:
         """Enrol."""
@@ -72,11 +77,13 @@ class PoiServicer(poi_pb2_grpc.PoiServiceServicer):
         changed = await self._registry.change(
             store, poi_id, lambda poi: profiles.change(poi, request.poi, fields), etag=request.poi.etag
         )
+        await self._removals.after_update(changed, fields, context)
         return profiles.basic(changed)
 
     async def DeletePoi(self, request: poi_pb2.DeletePoiRequest, context: Context) -> Empty:
         """Remove."""
-        await self._registry.delete(*names.parse_poi(request.name), etag=request.etag)
+        revision = await self._registry.delete(*names.parse_poi(request.name), etag=request.etag)
+        await self._removals.effective(revision, context)
         return Empty()
 
     async def AddReference(self, request: poi_pb2.AddReferenceRequest, context: Context) -> poi_pb2.Poi:
@@ -85,7 +92,9 @@ class PoiServicer(poi_pb2_grpc.PoiServiceServicer):
 
     async def DeleteReference(self, request: poi_pb2.DeleteReferenceRequest, context: Context) -> poi_pb2.Poi:
         """Take a face away."""
-        return profiles.basic(await self._enrolment.delete_reference(request.name))
+        changed = await self._enrolment.delete_reference(request.name)
+        await self._removals.effective(int(changed.etag), context)
+        return profiles.basic(changed)
 
 
 class MatchServicer(match_pb2_grpc.MatchServiceServicer):
@@ -95,12 +104,14 @@ class MatchServicer(match_pb2_grpc.MatchServiceServicer):
         self,
         registry: Registry,
         follower: Follower,
+        replicas: Replicas,
         matcher: Matcher,
         default_threshold: float,
         draining: asyncio.Event,
     ) -> None:
         self._registry = registry
         self._follower = follower
+        self._replicas = replicas
         self._matcher = matcher
         self._default_threshold = default_threshold
         self._draining = draining
@@ -108,8 +119,8 @@ class MatchServicer(match_pb2_grpc.MatchServiceServicer):
     async def MatchFaces(self, request: match_pb2.MatchFacesRequest, context: Context) -> match_pb2.MatchFacesResponse:
         """Match a few faces."""
         (store,) = names.parse_store(request.parent)
-        await self._follower.wait_loaded()
-        gallery = self._follower.gallery(store)
+        await self._replicas.wait_ready()
+        gallery = partial(self._follower.gallery, store)
         batch = await self._matcher.faces(gallery, request.embeddings, request.max_matches)
         response = match_pb2.MatchFacesResponse()
         for position in range(len(request.embeddings)):
@@ -123,17 +134,43 @@ class MatchServicer(match_pb2_grpc.MatchServiceServicer):
         self, request_iterator: AsyncIterator[match_pb2.MatchDetectionsRequest], context: Context
     ) -> AsyncIterator[match_pb2.MatchDetectionsResponse]:
         """Match batches."""
-        await self._follower.wait_loaded()
+        await self._replicas.wait_ready()
         requests = until_drained(request_iterator, self._draining)
         async with aclosing(in_order(requests, self._match)) as responses:
             async for response in responses:
                 yield response
 
+    async def GetGalleryStatus(
+        self, request: match_pb2.GetGalleryStatusRequest, context: Context
+    ) -> match_pb2.GalleryStatus:
+        """Say what this replica has, and what all others have."""
+        store = _singleton_store(request.name, _STATUS_SUFFIX, "name")
+        gallery = self._follower.gallery(store)
+        status = match_pb2.GalleryStatus(
+            name=request.name,
+            replica=self._replicas.id,
+            revision=max(0, self._follower.revision),
+            poi_count=gallery.size,
+            reference_count=gallery.references,
+            pending_reference_count=gallery.pending,
+            index_kind=_KINDS[gallery.kind],
+            lag_ms=round(self._replicas.lag_seconds * 1000),
+            serving=self._replicas.serving,
+        )
+        for replica in await self._replicas.all():
+            status.replicas.add(
+                replica=replica.id,
+                revision=replica.revision,
+                lag_ms=round(replica.lag_seconds * 1000),
+                heartbeat_age_ms=round(replica.age_seconds * 1000),
+            )
+        return status
+
     async def GetMatchSettings(
         self, request: match_pb2.GetMatchSettingsRequest, context: Context
     ) -> match_pb2.MatchSettings:
         """Read the store's settings, defaults filled in."""
-        store = _settings_store(request.name, "name")
+        store = _singleton_store(request.name, _SETTINGS_SUFFIX, "name")
         return self._settings(request.name, await self._registry.settings(store))
 
     async def UpdateMatchSettings(
@@ -141,7 +178,7 @@ class MatchServicer(match_pb2_grpc.MatchServiceServicer):
     ) -> match_pb2.MatchSettings:
         """Change the store's settings."""
         wanted, mask = request.match_settings, request.update_mask
-        store = _settings_store(wanted.name, "match_settings.name")
+        store = _singleton_store(wanted.name, _SETTINGS_SUFFIX, "match_settings.name")
         if wrong := [path for path in mask.paths if path not in ("threshold", "*")]:
             raise InvalidArgument(
                 violations=[("update_mask", f"{path[:100]!r} cannot be changed; threshold can") for path in wrong],
@@ -159,7 +196,7 @@ class MatchServicer(match_pb2_grpc.MatchServiceServicer):
         detections = request.detections
         if len(detections) > MOST_DETECTIONS:
             raise InvalidArgument(violations=[("detections", f"has more than {MOST_DETECTIONS} items")])
-        batch = await self._matcher.detections(self._follower.gallery(store), detections)
+        batch = await self._matcher.detections(partial(self._follower.gallery, store), detections)
         response = match_pb2.MatchDetectionsResponse(batch_id=request.batch_id)
         for position, matches in batch.matches.items():
             response.results.add(
@@ -193,11 +230,11 @@ def _match(match: Match) -> match_pb2.Match:
     )
 
 
-def _settings_store(name: str, field: str) -> str:
-    store = name.removesuffix(_SETTINGS_SUFFIX)
+def _singleton_store(name: str, suffix: str, field: str) -> str:
+    store = name.removesuffix(suffix)
     try:
         if store != name:
             return names.parse_store(store, field)[0]
     except InvalidArgument:
         pass
-    raise InvalidArgument(violations=[(field, "must look like stores/{store}/matchSettings")], reason="INVALID_NAME")
+    raise InvalidArgument(violations=[(field, f"must look like stores/{{store}}{suffix}")], reason="INVALID_NAME")

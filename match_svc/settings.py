@@ -44,3 +44,10 @@ class MatchServerSettings(ServerSettings):
     """Longest wait for this replica's own gallery to have a change before the change is answered."""
     embed_timeout: Annotated[float, Field(gt=0, le=120)] = 10.0
     """Longest wait in seconds for the faces of one photo."""
+
+    max_lag_seconds: Annotated[float, Field(gt=0, le=60)] = 1.0
+    """A replica whose gallery misses a change that is older than this does not serve, until it has caught up."""
+    replica_seconds: Annotated[float, Field(ge=1, le=60)] = 3.0
+    """A replica that Redis has not heard of for so long is not waited for by removals, and does not serve."""
+    confirm_seconds: Annotated[float, Field(gt=0, le=60)] = 2.0
+    """Longest wait for all live replicas to have a removal before it is answered with those that have not."""

@@ -81,6 +81,10 @@ class Replica:
             for detection in detections
         ]
 
+    async def status(self) -> match_pb2.GalleryStatus:
+        """What it says of its gallery and of all replicas."""
+        return await self.match.GetGalleryStatus(match_pb2.GetGalleryStatusRequest(name=f"{STORE}/galleryStatus"))
+
     async def serving(self) -> bool:
         """What health says of MatchService."""
         answer = await self.health.Check(health_pb2.HealthCheckRequest(service="poi.v1.MatchService"))

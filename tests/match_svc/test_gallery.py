@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from poi.v1 import common_pb2, poi_pb2
 
-from match_svc.gallery import Builder, Snapshot
-from match_svc.index import ExactIndex
+from match_svc.builder import Builder
+from match_svc.folding import Folded
+from match_svc.gallery import Snapshot
 from tests.support import embedding, unit
 from tests.support.vectors import Vector
 
@@ -21,6 +22,7 @@ ALIGNED, UNALIGNED, MEAN = (
     common_pb2.ALIGNMENT_MEAN,
 )
 NOW = 1_790_000_000.0
+CROSSOVER = 1_000_000
 LOW = 0.05
 """A threshold that random vectors reach often."""
 
@@ -65,36 +67,6 @@ def agree(found: list[tuple[str, float]], expected: dict[str, float], limit: flo
         assert similar[poi_id] == pytest.approx(expected[poi_id], abs=1e-5)
 
 
-@settings(max_examples=40, deadline=None)
-@given(
-    rows=st.integers(1, 300),
-    probes=st.integers(1, 12),
-    block=st.integers(1, 400),
-    seed=st.integers(0, 1_000_000),
-    limit=st.floats(-0.25, 0.25, width=32),
-)
-def test_the_index_finds_exactly_the_pairs_at_or_above_the_limit(
-    rows: int, probes: int, block: int, seed: int, limit: float
-) -> None:
-    random = np.random.default_rng(seed)
-    gallery = (random.standard_normal((rows, 256)) / 16).astype(np.float32)
-    faces = (random.standard_normal((probes, 256)) / 16).astype(np.float32)
-    limits = np.full(rows, limit, np.float32)
-    limits[random.random(rows) < 0.2] = np.inf
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("match_svc.index._BLOCK_ROWS", block)
-        hits = ExactIndex(gallery).search(faces, limits)
-
-    exact = faces.astype(np.float64) @ gallery.T.astype(np.float64)
-    found = np.zeros(exact.shape, bool)
-    found[hits.probes, hits.rows] = True
-    assert hits.similarities == pytest.approx(exact[hits.probes, hits.rows], abs=1e-5)
-    doubtful = np.abs(exact - limits) < 1e-5
-    assert ((found == (exact >= limits)) | doubtful).all()
-    pairs = ExactIndex(gallery).pairs(faces[hits.probes], hits.rows)
-    assert pairs == pytest.approx(hits.similarities, abs=1e-5)
-
-
 Change = tuple[str, int, int, float | None]
 
 
@@ -114,18 +86,20 @@ Change = tuple[str, int, int, float | None]
         max_size=12,
     ),
     thresholds=st.lists(st.sampled_from([0.03, LOW, 0.08]), min_size=12, max_size=12),
-    compact_at=st.sampled_from([0, 5, 1024]),
+    worth=st.sampled_from([0, 5, 1024]),
+    crossover=st.sampled_from([0, 6, CROSSOVER]),
+    slow=st.booleans(),
 )
 def test_a_gallery_that_changed_equals_one_made_at_once(
-    batches: list[list[Change]], thresholds: list[float], compact_at: int
+    batches: list[list[Change]], thresholds: list[float], worth: int, crossover: int, slow: bool
 ) -> None:
-    builder = Builder("s", LOW)
+    builder = Builder("s", LOW, crossover)
+    folding: Folded | None = None
     people: dict[str, poi_pb2.Poi] = {}
     probes = [unit(5000 + number) for number in range(6)]
     older: list[tuple[Snapshot, list[list[tuple[str, float]]]]] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("match_svc.gallery._WORTH_COMPACTING", compact_at)
-        patch.setattr("match_svc.gallery._FIRST_ROWS", 2)
+        patch.setattr("match_svc.builder._WORTH_FOLDING", worth)
         for revision, (batch, threshold) in enumerate(zip(batches, thresholds, strict=False)):
             changes: dict[str, poi_pb2.Poi | None] = {}
             for poi_id, count, seed, own in batch:
@@ -133,6 +107,15 @@ def test_a_gallery_that_changed_equals_one_made_at_once(
                 changes[poi_id] = person(poi_id, *faces, threshold=own) if count else None
             people = {k: v for k, v in {**people, **changes}.items() if v is not None}
             gallery = builder.apply(changes, threshold, revision)
+            # A folding takes as long as until after the next change, or none.
+            if folding is None and builder.due():
+                folding = builder.fold().run()
+                if slow:
+                    older.append((gallery, search(gallery, *probes)))
+                    continue
+            if folding is not None:
+                gallery, folding = builder.install(folding), None
+                assert gallery.revision == revision
 
             found = search(gallery, *probes)
             for probe, matches in zip(probes, found, strict=True):
@@ -142,14 +125,58 @@ def test_a_gallery_that_changed_equals_one_made_at_once(
             for matches, same in zip(found, verified, strict=True):
                 agree([(match.person.poi_id, match.similarity) for match in same], dict(matches), limit=threshold)
             assert gallery.size == len(people)
+            assert gallery.references == sum(len(poi.references) for poi in people.values())
             older.append((gallery, found))
 
     for gallery, found in older:
         assert search(gallery, *probes) == found, "a snapshot that is still searched was changed"
 
 
+def test_a_large_gallery_is_quantised_and_a_person_is_found_before_and_after_the_folding() -> None:
+    faces = [unit(number) for number in range(4200)]
+    builder = Builder("s", 0.45, 4096)
+    builder.apply({f"p{n}": person(f"p{n}", face) for n, face in enumerate(faces[:4100])}, 0.45, 1)
+    assert builder.due()
+    fold = builder.fold()
+    builder.apply({"p4101": person("p4101", faces[4101]), "p7": None}, 0.45, 2)  # while it is folded
+    gallery = builder.install(fold.run())
+
+    assert (gallery.kind, gallery.revision, gallery.pending, gallery.references) == ("quantised", 2, 1, 4100)
+    probes = [faces[number] for number in (0, 7, 4099, 4101)]
+    expected = [["p0"], [], ["p4099"], ["p4101"]]
+    assert [[poi_id for poi_id, _ in matches] for matches in search(gallery, *probes)] == expected
+    assert not builder.due()
+
+
+def test_a_store_of_which_most_is_deleted_is_folded_and_forgets_them() -> None:
+    builder = Builder("s", 0.45, CROSSOVER)
+    everybody = {f"p{n}": person(f"p{n}", unit(n)) for n in range(2100)}
+    builder.apply(everybody, 0.45, 1)
+    builder.apply({f"p{n}": None for n in range(2000)}, 0.45, 2)
+    assert builder.due()
+
+    gallery = builder.install(builder.fold().run())
+
+    assert (gallery.rows, gallery.references) == (100, 100)
+    assert [[poi_id for poi_id, _ in matches] for matches in search(gallery, unit(5), unit(2050))] == [[], ["p2050"]]
+
+
+def test_who_was_removed_or_restricted_during_a_search_is_not_answered() -> None:
+    builder = Builder("s", 0.45, CROSSOVER)
+    before = builder.apply({p: person(p, unit(1)) for p in ("stays", "goes", "stricter")}, 0.45, 1)
+    ((*found,),) = before.search(unit(1)[None], np.array([True]), 5, NOW)
+
+    assert {match.person.poi_id for match in found} == {"stays", "goes", "stricter"}
+
+    after = builder.apply({"goes": None, "stricter": person("stricter", unit(2), threshold=0.9)}, 0.45, 2)
+    assert {match.person.poi_id for match in after.still(found)} == {"stays", "stricter"}, "it is as similar as it was"
+
+    after = builder.apply({"stricter": person("stricter", unit(1), threshold=1.1)}, 0.45, 3)
+    assert {match.person.poi_id for match in after.still(found)} == {"stays"}
+
+
 def test_of_several_references_the_nearest_is_named() -> None:
-    gallery = Builder("s", 0.45).apply({"p": person("p", unit(1), unit(2), unit(3))}, 0.45, 1)
+    gallery = Builder("s", 0.45, CROSSOVER).apply({"p": person("p", unit(1), unit(2), unit(3))}, 0.45, 1)
 
     ((match,),) = gallery.search(unit(2)[None], np.array([True]), 5, NOW)
 
@@ -158,7 +185,7 @@ def test_of_several_references_the_nearest_is_named() -> None:
 
 
 def test_a_snapshot_does_not_know_whom_the_builder_added_or_moved_since() -> None:
-    builder = Builder("s", 0.45)
+    builder = Builder("s", 0.45, CROSSOVER)
     before = builder.apply({"p": person("p", unit(1))}, 0.45, 1)
 
     builder.apply({"p": person("p", unit(2)), "new": person("new", unit(3))}, 0.45, 2)
@@ -170,7 +197,8 @@ def test_a_snapshot_does_not_know_whom_the_builder_added_or_moved_since() -> Non
 
 def test_at_most_so_many_are_found_and_the_best_ones() -> None:
     faces = [unit(number) for number in range(200)]
-    gallery = Builder("s", -1.0).apply({f"p{n}": person(f"p{n}", face) for n, face in enumerate(faces)}, -1.0, 1)
+    everybody = {f"p{n}": person(f"p{n}", face) for n, face in enumerate(faces)}
+    gallery = Builder("s", -1.0, CROSSOVER).apply(everybody, -1.0, 1)
     probe = unit(1000)
     best = sorted(range(200), key=lambda number: -float(faces[number] @ probe))[:3]
 
@@ -180,7 +208,7 @@ def test_at_most_so_many_are_found_and_the_best_ones() -> None:
 @pytest.mark.parametrize(("seconds", "found"), [(-1, []), (0, []), (1, ["p"])])
 def test_who_has_expired_is_not_matched(seconds: int, found: list[str]) -> None:
     poi = person("p", unit(1), expires=int(NOW) + seconds)
-    gallery = Builder("s", 0.45).apply({"p": poi}, 0.45, 1)
+    gallery = Builder("s", 0.45, CROSSOVER).apply({"p": poi}, 0.45, 1)
 
     assert [poi_id for poi_id, _ in search(gallery, unit(1))[0]] == found
     known = [(somebody,)] if (somebody := gallery.person("p")) else [()]
@@ -195,7 +223,7 @@ def test_each_kind_of_probe_meets_its_kind_of_reference() -> None:
         name="r",
         embeddings=[embedding(a, alignment=ALIGNED), embedding(u, alignment=UNALIGNED), embedding(m, alignment=MEAN)],
     )
-    gallery = Builder("s", 0.45).apply({"photo": photo}, 0.45, 1)
+    gallery = Builder("s", 0.45, CROSSOVER).apply({"photo": photo}, 0.45, 1)
 
     def reached(aligned: bool) -> list[bool]:
         return [bool(matches) for matches in search(gallery, a, u, m, aligned=aligned)]
@@ -208,7 +236,7 @@ def test_each_kind_of_probe_meets_its_kind_of_reference() -> None:
 def test_a_reference_of_one_kind_serves_all_probes(alignment: common_pb2.Alignment.ValueType) -> None:
     poi = poi_pb2.Poi(name="stores/s/pois/p")
     poi.references.add(name="r", embeddings=[embedding(unit(1), alignment=alignment)])
-    gallery = Builder("s", 0.45).apply({"p": poi}, 0.45, 1)
+    gallery = Builder("s", 0.45, CROSSOVER).apply({"p": poi}, 0.45, 1)
 
     for aligned in (True, False):
         assert [poi_id for poi_id, _ in search(gallery, unit(1), aligned=aligned)[0]] == ["p"]
@@ -225,14 +253,14 @@ def damaged(vector: NDArray[np.float32]) -> poi_pb2.Poi:
     ids=["nan", "zero", "overflowing", "short"],
 )
 def test_a_damaged_record_is_matched_by_nobody_and_harms_no_other(vector: NDArray[np.float32]) -> None:
-    gallery = Builder("s", 0.2).apply({"bad": damaged(vector), "p": person("p", unit(1))}, 0.2, 1)
+    gallery = Builder("s", 0.2, CROSSOVER).apply({"bad": damaged(vector), "p": person("p", unit(1))}, 0.2, 1)
 
     found = search(gallery, unit(1), unit(2))
     assert [[poi_id for poi_id, _ in matches] for matches in found] == [["p"], []]
 
 
 def test_adding_one_person_costs_the_same_however_many_there_are() -> None:
-    builder = Builder("s", 0.45)
+    builder = Builder("s", 0.45, CROSSOVER)
     seconds = []
     for number in range(6000):
         poi = person(f"p{number}", unit(number))

@@ -4,17 +4,20 @@ import asyncio
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 import redis.asyncio
 from poi.v1 import match_pb2, poi_pb2
 
+from match_svc.log import LogReader
 from mesh.channels import connect
 from mesh.local import Program, Redis, Service
 from tests.conftest import StartService
@@ -39,6 +42,136 @@ async def test_a_change_at_one_replica_is_matched_at_another_within_a_second(red
 
         await other.pois.DeletePoi(poi_pb2.DeletePoiRequest(name=made.name))
         await becomes([], lambda: one.who(WOMAN))
+
+
+async def trailing(call: Any) -> tuple[set[str], dict[str, str]]:
+    """Replicas that had not confirmed, and all trailing metadata, of a call that is a removal."""
+    await call
+    metadata = {key: value for key, value in await call.trailing_metadata() if key.startswith("poi-")}
+    return set(filter(None, metadata.get("poi-replicas-unconfirmed", "").split(","))), metadata
+
+
+async def test_a_removal_is_in_effect_on_every_replica_when_it_is_answered(redis_url: str) -> None:
+    async with replica(redis_url) as one, replica(redis_url) as two, replica(redis_url) as three:
+        for number in range(15):
+            face, other = unit(100 + number), unit(200 + number)
+            made = await one.enrol(f"p{number}", face, other)
+            await becomes([f"p{number}"], lambda face=face: three.who(face))  # type: ignore[misc]
+
+            missing, told = await trailing(
+                two.pois.DeleteReference(poi_pb2.DeleteReferenceRequest(name=made.references[0].name))
+            )
+            assert (missing, told["poi-replicas-confirmed"]) == (set(), "3")
+            assert [await at.who(face) for at in (one, two, three)] == [[], [], []]
+
+            past = poi_pb2.Poi(name=made.name)
+            past.expire_time.seconds = 1
+            await trailing(one.pois.UpdatePoi(poi_pb2.UpdatePoiRequest(poi=past)))
+            assert [await at.who(other) for at in (one, two, three)] == [[], [], []]
+
+            never = poi_pb2.UpdatePoiRequest(poi=poi_pb2.Poi(name=made.name))
+            never.update_mask.paths.append("expire_time")
+            await one.pois.UpdatePoi(never)
+            await becomes([f"p{number}"], lambda other=other: three.who(other))  # type: ignore[misc]
+            missing, _ = await trailing(two.pois.DeletePoi(poi_pb2.DeletePoiRequest(name=made.name)))
+            assert missing == set()
+            assert [await at.who(other) for at in (one, two, three)] == [[], [], []]
+
+
+async def test_a_removal_names_the_replica_that_hangs_and_then_no_longer_waits_for_it(
+    redis_url: str, service: StartService
+) -> None:
+    hung = service("match_svc", {"POI_REDIS_URL": redis_url}, name="hung")
+    async with replica(redis_url, confirm_seconds=0.5) as one, connect(hung.target) as channel:
+        await stubs(None, channel).loaded()
+        woman, man = await one.enrol("woman", WOMAN), await one.enrol("man", MAN)
+        listed = (await one.status()).replicas
+        assert len(listed) == 2
+        os.kill(hung.pid, signal.SIGSTOP)
+        try:
+            missing, told = await trailing(one.pois.DeletePoi(poi_pb2.DeletePoiRequest(name=woman.name)))
+            assert len(missing) == 1
+            assert missing < {each.replica for each in listed}
+            assert told["poi-replicas-confirmed"] == "1"
+
+            async def oldest() -> bool:
+                return max(each.heartbeat_age_ms for each in (await one.status()).replicas) > 3000
+
+            await becomes(True, oldest, within=5)
+            missing, _ = await trailing(one.pois.DeletePoi(poi_pb2.DeletePoiRequest(name=man.name)))
+            assert missing == set()
+        finally:
+            os.kill(hung.pid, signal.SIGCONT)
+        again = stubs(None, channel)
+        await again.loaded()
+        assert [await again.who(face) for face in (WOMAN, MAN)] == [[], []]
+
+
+async def test_a_replica_that_stopped_in_good_order_is_not_waited_for(redis_url: str) -> None:
+    async with replica(redis_url) as one:
+        async with replica(redis_url):
+            assert len((await one.status()).replicas) == 2
+        assert len((await one.status()).replicas) == 1
+
+
+async def test_a_replica_that_lags_is_not_serving_until_it_has_caught_up(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its follower stands still, as when the machine is too slow for the changes; heartbeats go on."""
+    async with replica(redis_url) as one, replica(redis_url, max_lag_seconds=0.4) as slow:
+        go_on = asyncio.Event()
+        lookup = LogReader.lookup
+
+        async def held(self: LogReader, *args: Any) -> Any:
+            await go_on.wait()
+            return await lookup(self, *args)
+
+        assert await slow.serving()
+        monkeypatch.setattr(LogReader, "lookup", held)
+        enrolling = asyncio.create_task(one.enrol("woman", WOMAN))
+        await becomes(False, slow.serving, within=3)
+        status = await slow.status()
+        assert status.lag_ms > 400
+        assert (status.serving, status.poi_count) == (False, 0)
+        assert any(each.lag_ms > 400 for each in status.replicas)
+
+        go_on.set()
+        await enrolling
+        await becomes(True, slow.serving, within=3)
+        assert await slow.who(WOMAN) == ["woman"]
+        assert (await slow.status()).lag_ms == 0
+
+
+async def test_a_replica_that_redis_no_longer_hears_is_not_serving_and_serves_again(
+    tmp_path: Path, started: Callable[[Program], None]
+) -> None:
+    server = Redis(tmp_path / "redis")
+    started(server)
+    async with replica(server.url, replica_seconds=1.0) as one:
+        await one.enrol("woman", WOMAN)
+        server.kill()
+        await becomes(False, one.serving, within=5)
+        assert await one.who(WOMAN) == ["woman"], "who asks all the same is answered"
+
+        server.start()
+        await becomes(True, one.serving, within=5)
+
+
+async def test_the_status_says_what_there_is(redis_url: str) -> None:
+    async with replica(redis_url) as one, replica(redis_url) as other:
+        await one.enrol("woman", WOMAN, unit(7))
+        await one.enrol("man", MAN)
+        await becomes(["man"], lambda: other.who(MAN))
+
+        status = await other.status()
+
+        assert (status.revision, status.poi_count, status.reference_count) == (2, 2, 3)
+        assert status.index_kind == match_pb2.INDEX_KIND_EXACT
+        assert (status.lag_ms, status.serving, status.pending_reference_count) == (0, True, 3)
+        assert status.replica in {each.replica for each in status.replicas}
+        assert len(status.replicas) == 2
+        request = match_pb2.GetGalleryStatusRequest(name="stores/s/galleryStatus/x")
+        assert (await refused(one.match.GetGalleryStatus(request)))[0] == "INVALID_ARGUMENT"
 
 
 async def test_a_stores_threshold_reaches_all_replicas(redis_url: str) -> None:
