@@ -15,10 +15,14 @@ from typing import Final
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
+# What Python's `is_global` (3.11) counts as public.
 _NEVER_PUBLIC: Final[tuple[Network, ...]] = (
     ip_network("168.63.129.16/32"),  # Azure's metadata and DNS: the one such service at a public address
     ip_network("100.64.0.0/10"),  # carrier-grade NAT, which clusters use inside; Alibaba's metadata
+    ip_network("192.0.0.0/24"),  # protocol assignments; Oracle's metadata
     ip_network("192.88.99.0/24"),  # 6to4 relays
+    ip_network("64:ff9b:1::/48"),  # NAT64 inside a network
+    ip_network("fec0::/10"),  # site-local, deprecated
 )
 _NAT64: Final = ip_network("64:ff9b::/96")
 

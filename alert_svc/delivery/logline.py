@@ -20,7 +20,7 @@ class LogSender:
             "alert_delivery",
             delivery=content.delivery,
             test=content.test,
-            event=alert_pb2.AlertEvent.Name(content.event).removeprefix("ALERT_EVENT_"),
+            change=alert_pb2.AlertEvent.Name(content.event).removeprefix("ALERT_EVENT_"),
             alert=alert.name,
             poi=alert.match.poi,
             camera=alert.camera,

@@ -9,7 +9,7 @@ if redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2]) == 1 then
 end
 return redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] and 1 or 0
 """
-"""KEYS: targets, progress. ARGV: id, Target, cursor. A Target that is there, byte for byte (its etag is random), is ours.
+"""KEYS: targets, progress. ARGV: id, Target, cursor. A Target that is there already, byte for byte, is ours: see etag.
 """
 
 CHANGE: Final = """
