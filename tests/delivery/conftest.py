@@ -29,6 +29,13 @@ def alert_server(
         yield running
 
 
+@pytest.fixture(scope="module")
+def own_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    """A Redis without `alert_server`, which would take over the targets of a test's own servers."""
+    with Redis(tmp_path_factory.mktemp("own-redis")) as redis:
+        yield redis
+
+
 @pytest.fixture
 def store() -> str:
     """A store that nobody else has used."""

@@ -20,9 +20,9 @@ pytestmark = pytest.mark.timeout(90)
 
 
 async def test_a_server_killed_in_the_middle_delivers_everything_in_order_afterwards(
-    redis_server: Redis, service: StartService, store: str, receiver: Receiver
+    own_redis: Redis, service: StartService, store: str, receiver: Receiver
 ) -> None:
-    server = service("alert_svc", env(redis_server))
+    server = service("alert_svc", env(own_redis))
     receiver.delay = 0.005
     async with client_of(server.target, store) as client:
         await client.webhook(receiver.url)
@@ -38,9 +38,9 @@ async def test_a_server_killed_in_the_middle_delivers_everything_in_order_afterw
 
 
 async def test_two_servers_make_each_delivery_once_and_one_takes_over_from_the_other(
-    redis_server: Redis, service: StartService, store: str, receiver: Receiver
+    own_redis: Redis, service: StartService, store: str, receiver: Receiver
 ) -> None:
-    servers = [service("alert_svc", env(redis_server), name=name) for name in ("one", "two")]
+    servers = [service("alert_svc", env(own_redis), name=name) for name in ("one", "two")]
     async with AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(client_of(server.target, store)) for server in servers]
         await clients[0].webhook(receiver.url)
@@ -88,9 +88,9 @@ async def test_redis_killed_and_back_loses_no_delivery(
 
 
 @pytest.fixture
-async def impatient(redis_server: Redis, service: StartService, store: str) -> AsyncIterator[Client]:
+async def impatient(own_redis: Redis, service: StartService, store: str) -> AsyncIterator[Client]:
     """A client of a server that gives up events after one second."""
-    server = service("alert_svc", env(redis_server, POI_ALERT_DELIVERY_GIVE_UP_HOURS=str(1 / 3600)))
+    server = service("alert_svc", env(own_redis, POI_ALERT_DELIVERY_GIVE_UP_HOURS=str(1 / 3600)))
     async with client_of(server.target, store) as client:
         yield client
         await client.delete_all()
@@ -118,10 +118,10 @@ async def test_what_a_target_missed_for_too_long_is_dead_until_it_is_replayed(
 
 
 async def test_a_limit_of_attempts_is_kept(
-    redis_server: Redis, service: StartService, store: str, receiver: Receiver
+    own_redis: Redis, service: StartService, store: str, receiver: Receiver
 ) -> None:
     receiver.behave = lambda post: SERVER_ERROR
-    server = service("alert_svc", env(redis_server, POI_ALERT_DELIVERY_MAX_ATTEMPTS="2"))
+    server = service("alert_svc", env(own_redis, POI_ALERT_DELIVERY_MAX_ATTEMPTS="2"))
     async with client_of(server.target, store) as client:
         await client.webhook(receiver.url)
         await client.raise_numbers(range(2))

@@ -19,9 +19,9 @@ from tests.delivery.support import SECRET, Client, client_of, env
 
 
 @pytest.fixture
-async def careful(redis_server: Redis, service: StartService, store: str) -> AsyncIterator[Client]:
+async def careful(own_redis: Redis, service: StartService, store: str) -> AsyncIterator[Client]:
     """A client of a server with the default guard."""
-    server = service("alert_svc", env(redis_server, POI_ALERT_DELIVERY_ALLOW_NETWORKS="[]"))
+    server = service("alert_svc", env(own_redis, POI_ALERT_DELIVERY_ALLOW_NETWORKS="[]"))
     async with client_of(server.target, store) as client:
         yield client
         await client.delete_all()
@@ -55,13 +55,13 @@ def key_pair(tmp_path: Path) -> tuple[Path, Path]:
 
 
 async def test_certificates_are_checked(
-    redis_server: Redis, service: StartService, store: str, key_pair: tuple[Path, Path]
+    own_redis: Redis, service: StartService, store: str, key_pair: tuple[Path, Path]
 ) -> None:
     certificate, key = key_pair
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(certificate, key)
-    trusting = service("alert_svc", env(redis_server, POI_ALERT_DELIVERY_CA_FILE=str(certificate)), name="trusting")
-    strict = service("alert_svc", env(redis_server), name="strict")
+    trusting = service("alert_svc", env(own_redis, POI_ALERT_DELIVERY_CA_FILE=str(certificate)), name="trusting")
+    strict = service("alert_svc", env(own_redis), name="strict")
     async with receiving(Receiver(), tls) as receiver, client_of(strict.target, store) as unknown:
         named = receiver.url.replace("127.0.0.1", "localhost")
         await unknown.create(webhook=delivery_pb2.WebhookTarget(url=named, secret=SECRET))

@@ -103,9 +103,9 @@ async def test_a_broker_killed_and_back_gets_what_it_missed_in_order(client: Cli
 
 
 async def test_a_target_that_names_no_broker_is_at_the_stores_own(
-    redis_server: Redis, service: StartService, store: str, broker: Broker
+    own_redis: Redis, service: StartService, store: str, broker: Broker
 ) -> None:
-    settings = env(redis_server, POI_MQTT_URL=broker.url, POI_ALERT_DELIVERY_ALLOW_NETWORKS="[]")
+    settings = env(own_redis, POI_MQTT_URL=broker.url, POI_ALERT_DELIVERY_ALLOW_NETWORKS="[]")
     server = service("alert_svc", settings)
     async with client_of(server.target, store) as client, subscribed(broker, "alerts") as queue:
         await client.create(mqtt=delivery_pb2.MqttTarget(topic="alerts"))

@@ -140,9 +140,9 @@ async def test_who_may_not_connect_is_told(client: Client, websocket_url: str) -
 
 
 async def test_without_a_port_there_are_no_websocket_targets(
-    redis_server: Redis, service: StartService, store: str
+    own_redis: Redis, service: StartService, store: str
 ) -> None:
-    server = service("alert_svc", env(redis_server))
+    server = service("alert_svc", env(own_redis))
     async with client_of(server.target, store) as other:
         error = await fails(other.create(websocket=Feed()))
     assert isinstance(error, FailedPrecondition)
