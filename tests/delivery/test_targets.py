@@ -83,6 +83,8 @@ async def test_secrets_are_never_shown_and_stay_where_none_is_given(
     ("fields", "field", "said"),
     [
         ({}, "target", "none of"),
+        ({"webhook": Hook(secret=SECRET)}, "target.webhook.url", "is not a URL"),
+        ({"mqtt": Mqtt()}, "target.mqtt.topic", "is needed"),
         ({"webhook": Hook(url="ftp://example.com/", secret=SECRET)}, "target.webhook.url", ""),
         ({"webhook": Hook(url="https://u:p@example.com/", secret=SECRET)}, "target.webhook.url", "user or a password"),
         ({"webhook": Hook(url="https://10.0.0.1/", secret=SECRET)}, "target.webhook.url", "private address"),
