@@ -18,6 +18,7 @@ from poi.v1 import delivery_pb2
 from mesh.local import Broker, Redis
 from tests.alert_svc.support import candidate, raise_alerts
 from tests.conftest import StartService
+from tests.delivery.receiver import Receiver, receiving
 from tests.delivery.support import Client, client_of, env, settled
 
 DELIVERED, PENDING = delivery_pb2.DELIVERY_STATE_DELIVERED, delivery_pb2.DELIVERY_STATE_PENDING
@@ -116,13 +117,8 @@ async def test_a_target_that_names_no_broker_is_at_the_stores_own(
 
 
 async def test_a_broker_that_hangs_is_given_up_in_time(client: Client) -> None:
-    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
-        writer.close()
-
-    hung = await asyncio.start_server(hang, "127.0.0.1", 0)
-    url = f"mqtt://127.0.0.1:{hung.sockets[0].getsockname()[1]}"
-    async with hung:
+    async with receiving(Receiver()) as hung:  # waits for the end of an HTTP request
+        url = f"mqtt://127.0.0.1:{hung.port}"
         await client.create(mqtt=delivery_pb2.MqttTarget(broker_url=url, topic="alerts"))
         outcome = await client.test()
     assert not outcome.delivered
