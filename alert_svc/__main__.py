@@ -2,6 +2,7 @@
 
 from poi.v1 import alert_pb2_grpc
 
+from alert_svc.delivery import build
 from alert_svc.log import AlertLog
 from alert_svc.service import SERVICE, AlertServicer
 from alert_svc.settings import AlertSettings
@@ -30,6 +31,7 @@ async def main() -> None:
     server.on_stop(background.close)
     servicer = AlertServicer(log, server.draining, slow_seconds=settings.slow_client_seconds)
     server.add(alert_pb2_grpc.add_AlertServiceServicer_to_server, servicer, SERVICE)
+    await build.add(server, settings, client, log)
     await server.serve()
 
 

@@ -38,7 +38,7 @@ def secret(name: str, values: dict[str, str]) -> dict[str, object]:
 
 def credentials() -> dict[str, object]:
     """New Secrets `redis` and `broker`, as one Kubernetes List. Passwords are URL-safe and need no quoting."""
-    redis, ingest, camera = (secrets.token_urlsafe(24) for _ in range(3))
+    redis, ingest, alert, camera = (secrets.token_urlsafe(24) for _ in range(4))
     return {
         "apiVersion": "v1",
         "kind": "List",
@@ -47,8 +47,11 @@ def credentials() -> dict[str, object]:
             secret(
                 "broker",
                 {
-                    "passwords": broker_entry("ingest", ingest) + broker_entry("camera", camera),
+                    "passwords": "".join(
+                        broker_entry(*each) for each in (("ingest", ingest), ("alert", alert), ("camera", camera))
+                    ),
                     "url": f"mqtt://ingest:{ingest}@mosquitto:1883",
+                    "alert-url": f"mqtt://alert:{alert}@mosquitto:1883",
                     "camera-password": camera,
                 },
             ),

@@ -19,7 +19,7 @@ class _Kind:
     """One kind of resource: its collections, from the outermost to its own."""
 
     def __init__(self, *collections: str) -> None:
-        self.example = "/".join(f"{name}/{{{name[:-1]}}}" for name in collections)
+        self.example = "/".join(f"{name}/{{{_singular(name)}}}" for name in collections)
         self._template = "/".join(f"{name}/%s" for name in collections)
         self._pattern = re.compile("/".join(f"{name}/({_ID})" for name in collections))
 
@@ -36,6 +36,10 @@ class _Kind:
         return found.groups()
 
 
+def _singular(collection: str) -> str:
+    return collection.removesuffix("ies") + "y" if collection.endswith("ies") else collection.removesuffix("s")
+
+
 _STORE = _Kind("stores")
 _CAMERA = _Kind("stores", "cameras")
 _POI = _Kind("stores", "pois")
@@ -47,6 +51,8 @@ _ALERT = _Kind("stores", "alerts")
 _SCENE = _Kind("stores", "scenes")
 _ZONE = _Kind("stores", "scenes", "zones")
 _VISIT = _Kind("stores", "visits")
+_TARGET = _Kind("stores", "targets")
+_DELIVERY = _Kind("stores", "targets", "deliveries")
 
 
 def is_id(value: str) -> bool:
@@ -109,6 +115,16 @@ def visit(store_id: str, visit_id: str) -> str:
     return _VISIT.format(store_id, visit_id)
 
 
+def target(store_id: str, target_id: str) -> str:
+    """stores/{store}/targets/{target}"""
+    return _TARGET.format(store_id, target_id)
+
+
+def delivery(store_id: str, target_id: str, delivery_id: str) -> str:
+    """stores/{store}/targets/{target}/deliveries/{delivery}"""
+    return _DELIVERY.format(store_id, target_id, delivery_id)
+
+
 def parse_store(name: str, field: str = "parent") -> tuple[str]:
     """(store,)"""
     (store_id,) = _STORE.parse(name, field)
@@ -163,6 +179,16 @@ def parse_zone(name: str, field: str = "name") -> tuple[str, str, str]:
 def parse_visit(name: str, field: str = "name") -> tuple[str, str]:
     """(store, visit)"""
     return _pair(_VISIT, name, field)
+
+
+def parse_target(name: str, field: str = "name") -> tuple[str, str]:
+    """(store, target)"""
+    return _pair(_TARGET, name, field)
+
+
+def parse_delivery(name: str, field: str = "name") -> tuple[str, str, str]:
+    """(store, target, delivery)"""
+    return _triple(_DELIVERY, name, field)
 
 
 def _pair(kind: _Kind, name: str, field: str) -> tuple[str, str]:

@@ -214,6 +214,28 @@ def test_callers_may_reach_what_they_are_told_to_call() -> None:
     }
 
 
+def test_alerts_leave_the_mesh_for_nowhere_until_an_overlay_says_where() -> None:
+    leaving = [
+        (item["metadata"]["name"], peer["ipBlock"]["cidr"])
+        for item in RESOURCES
+        if item["kind"] == "NetworkPolicy"
+        for rule in item["spec"].get("egress", [])
+        for peer in rule["to"]
+        if "ipBlock" in peer
+    ]
+
+    assert leaving == [("alert-to-targets", "192.0.2.0/24")]
+    assert find("NetworkPolicy", "alert-to-targets")["spec"]["podSelector"]["matchLabels"] == {
+        "app.kubernetes.io/name": "alert"
+    }
+
+
+def test_websocket_clients_reach_the_port_that_is_listened_on() -> None:
+    assert settings_file()["POI_ALERT_WEBSOCKET_LISTEN"] == f"0.0.0.0:{ports('alert')['websocket']}"
+    (rule,) = find("NetworkPolicy", "alert-websocket")["spec"]["ingress"]
+    assert rule["ports"] == [{"protocol": "TCP", "port": "websocket"}]
+
+
 def test_what_is_not_allowed_is_refused() -> None:
     everything = find("NetworkPolicy", "nothing-by-default")["spec"]
 

@@ -52,6 +52,16 @@ SERVICES = {
             "AcknowledgeAlert",
             "ResolveAlert",
         },
+        "poi.v1.DeliveryService": {
+            "CreateTarget",
+            "GetTarget",
+            "ListTargets",
+            "UpdateTarget",
+            "DeleteTarget",
+            "TestTarget",
+            "ListDeliveries",
+            "ReplayDeliveries",
+        },
     },
     "ingest": {"poi.v1.IngestService": {"GetIngestStatus", "ListCameras", "ListRejections"}},
 }

@@ -19,6 +19,8 @@ KINDS = [
     (names.scene, names.parse_scene, ("s1", "x.y"), "stores/s1/scenes/x.y"),
     (names.zone, names.parse_zone, ("s1", "x", "z"), "stores/s1/scenes/x/zones/z"),
     (names.visit, names.parse_visit, ("s1", "v"), "stores/s1/visits/v"),
+    (names.target, names.parse_target, ("s1", "t"), "stores/s1/targets/t"),
+    (names.delivery, names.parse_delivery, ("s1", "t", "17-0"), "stores/s1/targets/t/deliveries/17-0"),
 ]
 
 
