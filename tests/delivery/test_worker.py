@@ -68,6 +68,7 @@ async def test_a_target_behind_the_end_of_the_log_goes_on_with_what_is_left(
     await raise_one(log, store, "gone")
     await asyncio.sleep(0.3)
     impatient = AlertLog(connection, retention_days=0.2 / 86_400, heartbeat=0.2)
+    await impatient.sweep()
     left = await raise_one(impatient, store, "left")
 
     recorder = Recorder()
