@@ -52,6 +52,8 @@ _SCENE = _Kind("stores", "scenes")
 _ZONE = _Kind("stores", "scenes", "zones")
 _VISIT = _Kind("stores", "visits")
 _TARGET = _Kind("stores", "targets")
+_WATCHLIST = _Kind("stores", "watchlists")
+_MATCH_REPORT = _Kind("stores", "matchReports")
 _DELIVERY = _Kind("stores", "targets", "deliveries")
 
 
@@ -125,6 +127,16 @@ def delivery(store_id: str, target_id: str, delivery_id: str) -> str:
     return _DELIVERY.format(store_id, target_id, delivery_id)
 
 
+def watchlist(store_id: str, watchlist_id: str) -> str:
+    """stores/{store}/watchlists/{watchlist}"""
+    return _WATCHLIST.format(store_id, watchlist_id)
+
+
+def match_report(store_id: str, report_id: str) -> str:
+    """stores/{store}/matchReports/{match_report}"""
+    return _MATCH_REPORT.format(store_id, report_id)
+
+
 def parse_store(name: str, field: str = "parent") -> tuple[str]:
     """(store,)"""
     (store_id,) = _STORE.parse(name, field)
@@ -189,6 +201,16 @@ def parse_target(name: str, field: str = "name") -> tuple[str, str]:
 def parse_delivery(name: str, field: str = "name") -> tuple[str, str, str]:
     """(store, target, delivery)"""
     return _triple(_DELIVERY, name, field)
+
+
+def parse_watchlist(name: str, field: str = "name") -> tuple[str, str]:
+    """(store, watchlist)"""
+    return _pair(_WATCHLIST, name, field)
+
+
+def parse_match_report(name: str, field: str = "name") -> tuple[str, str]:
+    """(store, match_report)"""
+    return _pair(_MATCH_REPORT, name, field)
 
 
 def _pair(kind: _Kind, name: str, field: str) -> tuple[str, str]:

@@ -20,6 +20,8 @@ KINDS = [
     (names.zone, names.parse_zone, ("s1", "x", "z"), "stores/s1/scenes/x/zones/z"),
     (names.visit, names.parse_visit, ("s1", "v"), "stores/s1/visits/v"),
     (names.target, names.parse_target, ("s1", "t"), "stores/s1/targets/t"),
+    (names.watchlist, names.parse_watchlist, ("s1", "w"), "stores/s1/watchlists/w"),
+    (names.match_report, names.parse_match_report, ("s1", "m"), "stores/s1/matchReports/m"),
     (names.delivery, names.parse_delivery, ("s1", "t", "17-0"), "stores/s1/targets/t/deliveries/17-0"),
 ]
 
