@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import grpc
 import typer
 import uvloop
+from poi.v1 import alert_pb2
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
@@ -22,9 +23,11 @@ from rich.progress import Progress as Bar
 from clients.replay import Progress, Replay
 from demo import keep, material, show
 from demo.steps import SeenAlert, Steps
+from demo.webhook import Receiver
 from mesh.errors import MeshError
 from mesh.local import MODULES, LaunchError, Mesh
 
+_DELIVERY_SECONDS = 10.0
 _SETTLE_SECONDS = 15.0
 """How long after the replay alerts and visits may still come: people who vanish close their visits at a gap."""
 
@@ -60,18 +63,24 @@ async def _demo(console: Console, store: str, directory: Path, once: bool) -> bo
     mesh = await asyncio.to_thread(_start, console, scene, store, directory)
     try:
         async with Steps(mesh, store) as steps:
-            done = await _story(console, mesh, scene, steps)
-            if not once:
-                show.commands(console, mesh, store)
-                await asyncio.Event().wait()
-            return done
+            with Receiver() as receiver:
+                done = await _story(console, mesh, scene, steps, receiver)
+                if not once:
+                    show.commands(console, mesh, store)
+                    await asyncio.Event().wait()
+                return done
     finally:
         await asyncio.to_thread(mesh.stop)
 
 
 def _start(console: Console, scene: material.Material, store: str, directory: Path) -> Mesh:
     # Nobody comes back into view here: exit frames need not wait for the usual 10 s.
-    env = {"POI_STORE": store, "POI_INGEST_GAP_SECONDS": "2"}
+    # And the webhook is on this machine: private addresses are refused otherwise.
+    env = {
+        "POI_STORE": store,
+        "POI_INGEST_GAP_SECONDS": "2",
+        "POI_ALERT_DELIVERY_ALLOW_NETWORKS": '["127.0.0.0/8"]',
+    }
     if scene.models is not None:
         env["POI_MODELS_DIR"] = str(scene.models)
     with console.status("starting") as status:
@@ -99,7 +108,7 @@ def _usual_ports() -> dict[str, int]:
     return free
 
 
-async def _story(console: Console, mesh: Mesh, scene: material.Material, steps: Steps) -> bool:
+async def _story(console: Console, mesh: Mesh, scene: material.Material, steps: Steps, receiver: Receiver) -> bool:
     photos: dict[str, tuple[bytes, ...]] = {}
     for person in scene.people:
         with console.status(f"enrolling {person.poi_id}"):
@@ -107,7 +116,9 @@ async def _story(console: Console, mesh: Mesh, scene: material.Material, steps: 
         source = f"{len(poi.references)} photos" if person.photos else "an embedding"
         console.print(f"Enrolled {poi.display_name} ({poi.name}) from {source}.")
 
+    await steps.deliver_to(receiver.url, receiver.secret)
     alerts = await _play(console, mesh.mqtt_url, scene, steps)
+    delivered = await _work(console, steps, receiver, alerts)
 
     wanted = scene.people[0]
     photo = next(iter(photos[wanted.poi_id]), None)
@@ -118,7 +129,8 @@ async def _story(console: Console, mesh: Mesh, scene: material.Material, steps: 
     show.journey(console, f"Which way did {wanted.display_name} go?", way)
     show.files(console, await keep.keep(steps, f"{wanted.display_name}: cameras and zones", found.hits, way))
     show.visits(console, await steps.visits())
-    return _summary(console, scene, alerts, found.total_size, await steps.appearances_with_frames())
+    framed = await steps.appearances_with_frames()
+    return _summary(console, scene, alerts, found.total_size, framed, delivered=delivered)
 
 
 async def _play(console: Console, mqtt_url: str, scene: material.Material, steps: Steps) -> list[SeenAlert]:
@@ -156,6 +168,20 @@ async def _play(console: Console, mqtt_url: str, scene: material.Material, steps
     return alerts
 
 
+async def _work(console: Console, steps: Steps, receiver: Receiver, alerts: list[SeenAlert]) -> bool:
+    """Acknowledges the first alert, and shows what the webhook was told: whether that is all there was to tell."""
+    wanted = {(seen.alert.name, int(alert_pb2.ALERT_EVENT_RAISED)) for seen in alerts}
+    if alerts:
+        acknowledged = await steps.acknowledge(alerts[0].alert, "demo operator", "on my way")
+        show.acknowledgement(console, acknowledged)
+        wanted.add((acknowledged.name, int(alert_pb2.ALERT_EVENT_ACKNOWLEDGED)))
+    is_complete = await receiver.wait_for(wanted, _DELIVERY_SECONDS)
+    show.deliveries(console, receiver.url, receiver.messages, receiver.refused)
+    if not is_complete:
+        console.print("the webhook did not get all of it", style="red")
+    return is_complete and not receiver.refused
+
+
 async def _settle(steps: Steps, enough: asyncio.Event | None) -> None:
     """Wait until the expected alerts are here and every visit has ended, but not for ever."""
     deadline = asyncio.get_running_loop().time() + _SETTLE_SECONDS
@@ -170,11 +196,13 @@ async def _settle(steps: Steps, enough: asyncio.Event | None) -> None:
         await asyncio.sleep(0.5)
 
 
-def _summary(console: Console, scene: material.Material, alerts: list[SeenAlert], found: int, framed: int) -> bool:
+def _summary(
+    console: Console, scene: material.Material, alerts: list[SeenAlert], found: int, framed: int, *, delivered: bool
+) -> bool:
     by_person = Counter(seen.alert.match.poi.rpartition("/")[2] for seen in alerts)
     latencies = sorted(seen.latency_ms for seen in alerts if seen.latency_ms is not None)
     console.rule("summary")
-    good = bool(alerts) and found > 0
+    good = bool(alerts) and found > 0 and delivered
     for person in scene.people:
         count, expected = by_person.pop(person.poi_id, 0), person.appearances
         if expected is not None:

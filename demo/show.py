@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from poi.v1 import common_pb2, history_pb2, region_pb2
+from poi.v1 import alert_pb2, common_pb2, delivery_pb2, history_pb2, region_pb2
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
@@ -30,6 +30,33 @@ def alert(console: Console, seen: SeenAlert) -> None:
         f"(threshold {match.threshold:.2f}){latency}"
     )
     console.print(line)
+
+
+def acknowledgement(console: Console, acknowledged: alert_pb2.Alert) -> None:
+    """Who looks after an alert."""
+    said, camera = acknowledged.acknowledgement, acknowledged.camera.rpartition("/")[2]
+    console.print(
+        f"Acknowledged the alert of {acknowledged.match.display_name} at {camera}: {said.actor}, {said.note!r}.",
+        markup=False,
+    )
+
+
+def deliveries(console: Console, url: str, messages: Sequence[delivery_pb2.DeliveryMessage], refused: int) -> None:
+    """What the webhook was told."""
+    table = Table(title=f"Delivered to the webhook {url}, each signature checked", title_justify="left")
+    for heading in ("event", "person", "camera", "state"):
+        table.add_column(heading)
+    for message in messages:
+        told = message.alert
+        table.add_row(
+            alert_pb2.AlertEvent.Name(message.event).removeprefix("ALERT_EVENT_"),
+            told.match.display_name,
+            told.camera.rpartition("/")[2],
+            alert_pb2.AlertState.Name(told.state).removeprefix("ALERT_STATE_"),
+        )
+    console.print(table)
+    if refused:
+        console.print(f"{refused} messages had a wrong signature", style="red")
 
 
 def hits(console: Console, title: str, response: history_pb2.SearchAppearancesResponse) -> None:

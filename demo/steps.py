@@ -12,6 +12,8 @@ from poi.v1 import (
     alert_pb2,
     alert_pb2_grpc,
     common_pb2,
+    delivery_pb2,
+    delivery_pb2_grpc,
     embedding_pb2,
     embedding_pb2_grpc,
     history_pb2,
@@ -31,6 +33,7 @@ from mesh.local import Mesh
 
 _PHOTOS_A_PERSON = 3
 _MIN_CONFIDENCE = 0.9
+_TARGET = "desk"
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,24 @@ class Steps:
             camera = alert.camera.rpartition("/")[2]
             published = replay.published_at.get((camera, alert.detect_time.ToMilliseconds()))
             yield SeenAlert(alert, None if published is None else (time.monotonic() - published) * 1000)
+
+    async def deliver_to(self, url: str, secret: str) -> None:
+        """Has alerts posted to a webhook from now on, as the target `desk`."""
+        stub: delivery_pb2_grpc.DeliveryServiceAsyncStub = delivery_pb2_grpc.DeliveryServiceStub(self._channel("alert"))
+        webhook = delivery_pb2.WebhookTarget(url=url, secret=secret)
+        name = f"{self._parent}/targets/{_TARGET}"
+        try:
+            await stub.DeleteTarget(delivery_pb2.DeleteTargetRequest(name=name))  # of a demo before this one
+        except grpc.aio.AioRpcError as error:
+            if error.code() != grpc.StatusCode.NOT_FOUND:
+                raise errors.from_rpc(error) from None
+        target = delivery_pb2.Target(display_name="Alarm desk", webhook=webhook)
+        await stub.CreateTarget(delivery_pb2.CreateTargetRequest(parent=self._parent, target_id=_TARGET, target=target))
+
+    async def acknowledge(self, alert: alert_pb2.Alert, actor: str, note: str) -> alert_pb2.Alert:
+        """Says that somebody looks after an alert."""
+        stub: alert_pb2_grpc.AlertServiceAsyncStub = alert_pb2_grpc.AlertServiceStub(self._channel("alert"))
+        return await stub.AcknowledgeAlert(alert_pb2.AcknowledgeAlertRequest(name=alert.name, actor=actor, note=note))
 
     async def search(self, person: Person, photo: bytes | None) -> history_pb2.SearchAppearancesResponse:
         """Where the person appeared: by photo where there is one, else by embedding."""
