@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from enum import StrEnum
+from functools import partial
 from typing import Annotated, Any, Final
 
 import typer
@@ -87,8 +88,12 @@ def list_watchlists(context: typer.Context, limit: Limit = 100, json: Json = Fal
 def get(context: typer.Context, watchlist: Watchlist, json: Json = False) -> None:
     """Shows all of a list."""
     mesh: Mesh = context.obj
-    request = watchlist_pb2.GetWatchlistRequest(name=mesh.name(names.watchlist, watchlist))
-    _run(mesh, lambda stub: stub.GetWatchlist(request), _show, json)
+    _run(
+        mesh,
+        lambda stub: stub.GetWatchlist(watchlist_pb2.GetWatchlistRequest(name=mesh.name(names.watchlist, watchlist))),
+        _show,
+        json,
+    )
 
 
 def create(
@@ -108,11 +113,14 @@ def create(
 ) -> None:
     """Makes a list; with nothing else said it applies everywhere and always, by the store's threshold."""
     mesh: Mesh = context.obj
-    wanted = _wanted(
-        mesh, name or watchlist, purpose, cosine, rate, severity, camera, hours, time_zone, retention, override
-    )
-    request = watchlist_pb2.CreateWatchlistRequest(parent=mesh.parent, watchlist_id=watchlist, watchlist=wanted)
-    _run(mesh, lambda stub: stub.CreateWatchlist(request), lambda made: _table([made]), json)
+
+    def request() -> watchlist_pb2.CreateWatchlistRequest:
+        wanted = _wanted(
+            mesh, name or watchlist, purpose, cosine, rate, severity, camera, hours, time_zone, retention, override
+        )
+        return watchlist_pb2.CreateWatchlistRequest(parent=mesh.parent, watchlist_id=watchlist, watchlist=wanted)
+
+    _run(mesh, lambda stub: stub.CreateWatchlist(request()), lambda made: _table([made]), json)
 
 
 def update(
@@ -136,27 +144,30 @@ def update(
 ) -> None:
     """Changes what is said of a list; the rest stays."""
     mesh: Mesh = context.obj
-    wanted = _wanted(mesh, name, purpose, cosine, rate, severity, camera, hours, time_zone, retention, override)
-    paths = [field.name for field, _ in wanted.ListFields()]
-    cleared = [field.value.replace("-", "_") for field in clear or ()]
-    if both := sorted(set(paths).intersection(cleared)):
-        raise typer.BadParameter(f"both set and cleared: {', '.join(both)}")
-    if not paths and not cleared:
-        raise typer.BadParameter("nothing to change was said")
-    wanted.name, wanted.etag = mesh.name(names.watchlist, watchlist), etag
-    request = watchlist_pb2.UpdateWatchlistRequest(watchlist=wanted, update_mask=FieldMask(paths=paths + cleared))
-    _run(mesh, lambda stub: stub.UpdateWatchlist(request), lambda made: _table([made]), json)
+
+    def request() -> watchlist_pb2.UpdateWatchlistRequest:
+        wanted = _wanted(mesh, name, purpose, cosine, rate, severity, camera, hours, time_zone, retention, override)
+        paths = [field.name for field, _ in wanted.ListFields()]
+        cleared = [field.value.replace("-", "_") for field in clear or ()]
+        if both := sorted(set(paths).intersection(cleared)):
+            raise typer.BadParameter(f"both set and cleared: {', '.join(both)}")
+        if not paths and not cleared:
+            raise typer.BadParameter("nothing to change was said")
+        wanted.name, wanted.etag = mesh.name(names.watchlist, watchlist), etag
+        return watchlist_pb2.UpdateWatchlistRequest(watchlist=wanted, update_mask=FieldMask(paths=paths + cleared))
+
+    _run(mesh, lambda stub: stub.UpdateWatchlist(request()), lambda made: _table([made]), json)
 
 
 def delete(context: typer.Context, watchlist: Watchlist, etag: Etag = "", json: Json = False) -> None:
     """Removes a list that nobody is on."""
     mesh: Mesh = context.obj
-    name = mesh.name(names.watchlist, watchlist)
-    request = watchlist_pb2.DeleteWatchlistRequest(name=name, etag=etag)
     _run(
         mesh,
-        lambda stub: stub.DeleteWatchlist(request),
-        lambda _: output.print_line(output.short(name), "deleted"),
+        lambda stub: stub.DeleteWatchlist(
+            watchlist_pb2.DeleteWatchlistRequest(name=mesh.name(names.watchlist, watchlist), etag=etag)
+        ),
+        lambda _: output.print_line(output.short(watchlist), "deleted"),
         json,
     )
 
@@ -167,7 +178,7 @@ def add(context: typer.Context, watchlist: Watchlist, poi: Person, json: Json = 
 
 
 def remove(context: typer.Context, watchlist: Watchlist, poi: Person, json: Json = False) -> None:
-    """Takes a person off a list. On none, a person is matched everywhere and always: enough to say --json to see."""
+    """Takes a person off a list. On no list they are matched everywhere and always."""
     _relist(context.obj, watchlist, poi, json, lambda lists, name: [one for one in lists if one != name])
 
 
@@ -212,13 +223,12 @@ def _wanted(
         wanted.threshold.false_match_rate = rate
     if severity:
         wanted.severity = severity.number
-    wanted.cameras.extend(mesh.name(names.camera, camera) for camera in cameras or ())
+    wanted.cameras.extend(mesh.name(names.camera, one) for one in cameras or ())
     wanted.hours.extend(map(some_hours, hours or ()))
     if retention:
         wanted.retention.CopyFrom(a_duration(retention))
-    wanted.overrides.extend(
-        an_override(text, lambda camera: mesh.name(names.camera, camera)) for text in overrides or ()
-    )
+    camera = partial(mesh.name, names.camera)
+    wanted.overrides.extend(an_override(text, camera) for text in overrides or ())
     return wanted
 
 
