@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable, Iterable
-from datetime import timedelta
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple, cast
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from poi.v1 import poi_pb2, watchlist_pb2
 
@@ -76,6 +76,16 @@ class Watchlists:
             pipe.hgetall(members_key(store))
             values, members = await pipe.execute()
         return [Stored(decode(values[one]), int(members.get(one, 0))) for one in sorted(values)]
+
+    async def retention(self, store: str, watchlists: Sequence[str]) -> Duration | None:
+        """The shortest retention of these lists (by name); None where none has any. Raises NotFound."""
+        if not watchlists:
+            return None
+        lists = await self.all(store)
+        for name in watchlists:
+            if all(one.watchlist.name != name for one in lists):
+                raise NotFound(name)
+        return _shortest(lists, watchlists)
 
     async def create(self, store: str, watchlist: watchlist_pb2.Watchlist) -> watchlist_pb2.Watchlist:
         """Keep a new list, named and complete. Raises AlreadyExists."""
@@ -165,13 +175,18 @@ def limit_stay(poi: poi_pb2.Poi, lists: Iterable[Stored]) -> None:
 
     `lists` are those of the store. Changes nothing where no list of theirs has a retention.
     """
+    stay = _shortest(lists, poi.watchlists)
+    if stay is not None and not poi.HasField("expire_time"):
+        poi.expire_time.FromNanoseconds(poi.create_time.ToNanoseconds() + stay.ToNanoseconds())
+
+
+def _shortest(lists: Iterable[Stored], names_of: Sequence[str]) -> Duration | None:
     stays = [
-        one.watchlist.retention.ToTimedelta()
+        one.watchlist.retention
         for one in lists
-        if one.watchlist.name in poi.watchlists and one.watchlist.HasField("retention")
+        if one.watchlist.name in names_of and one.watchlist.HasField("retention")
     ]
-    if stays and not poi.HasField("expire_time"):
-        poi.expire_time.FromDatetime(poi.create_time.ToDatetime() + min(stays, default=timedelta()))
+    return min(stays, key=Duration.ToNanoseconds, default=None)
 
 
 def _contended(store: str, watchlist_id: str) -> Aborted:
