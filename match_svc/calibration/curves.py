@@ -18,6 +18,8 @@ are photos under a wrong name (on LFW five pairs up to a cosine of 0.8, a floor 
 _TAIL_RATE: Final = 1e-3
 """The tail is fitted to what is rarer than that, where there are points enough."""
 _FIT_POINTS: Final = 6
+_LEAST_REACH: Final = 1e-2
+"""A table must tell at least so low a rate: what is fitted to the middle of a distribution says nothing of its tail."""
 _FLATTEST: Final = -10.0
 """Least fall of ln(rate) for 1 of cosine, where the fit says less: on LFW it is -30."""
 
@@ -40,8 +42,8 @@ class _Curve:
             if not self._falls or fall > self._falls[-1]:
                 self._cosines.append(at)
                 self._falls.append(fall)
-        if len(self._cosines) < _FIT_POINTS:
-            raise ValueError(f"{pairs} impostor pairs are too few: {len(self._cosines)} rates rest on {LEAST_ERRORS}")
+        if len(self._cosines) < _FIT_POINTS or self._falls[-1] < -math.log(_LEAST_REACH):
+            raise ValueError(f"{pairs} impostor pairs are too few to tell a rate of 1 in {1 / _LEAST_REACH:.0f} by")
         tail = [at for at, fall in enumerate(self._falls) if fall >= -math.log(_TAIL_RATE)]
         first = min(tail[0] if tail else len(self._falls), len(self._falls) - _FIT_POINTS)
         cosines, falls = np.array(self._cosines[first:]), np.array(self._falls[first:])
