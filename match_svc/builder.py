@@ -7,6 +7,7 @@ left-over rows become many they are folded into a new base by another thread, wh
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
@@ -18,8 +19,10 @@ from poi.v1 import poi_pb2
 from match_svc import people
 from match_svc.folding import Base, Fold, Folded
 from match_svc.gallery import Snapshot
-from match_svc.index import ExactIndex, Floats, Index, Layered, Limits
+from match_svc.index import ExactIndex, Floats, Index, Layered
+from match_svc.limits import RowLimits, usual
 from match_svc.people import DIMENSION, Person
+from match_svc.policy import Rules
 from match_svc.rows import Column, Vectors, read
 
 _log = structlog.get_logger(__name__)
@@ -33,40 +36,46 @@ _DEAD_SHARE: Final = 4
 class Builder:
     """The one that changes a store's gallery. One thread at a time may use it; its snapshots are anybody's."""
 
-    def __init__(self, store: str, threshold: float, crossover: int) -> None:
-        """`threshold` is the store's until told otherwise; from `crossover` rows on the base is quantised."""
+    def __init__(self, store: str, rules: Rules | float, crossover: int) -> None:
+        """`rules` are the store's until told otherwise, a number being its threshold; from `crossover` rows on the base
+        is quantised."""
         self._store = store
-        self._threshold = threshold
+        self._rules = _rules(rules)
         self._crossover = crossover
         self._revision = 0
         self._base = Base.empty(DIMENSION)
         self._tail = Vectors(DIMENSION)
-        self._limits = Column((), np.float32)
+        self._limits = RowLimits()
         self._owners = Column((), np.int32)
         self._starts = Column((), np.int64)
-        # By number, for nobody else to see: whether the person is still there, and their threshold (NaN: the store's).
+        # By number, for nobody else to see: whether the person is still there, and which of the terms are theirs.
         self._alive = Column((), np.bool_)
-        self._own = Column((), np.float32)
+        self._terms_of = Column((), np.int32)
+        # (own threshold, watchlists) -> number of these terms, by which are the limits and how many persons have them.
+        self._terms: dict[tuple[float | None, tuple[str, ...]], int] = {}
+        self._least: list[tuple[float, float]] = []
+        self._having: list[int] = []
+        self._members: Counter[str] = Counter()
+        self._policy = self._rules.policy(0, self._members)
         self._numbered: list[Person | None] = []
         self._people: dict[str, Person] = {}
         self._references = 0
 
-    def apply(self, changes: Mapping[str, poi_pb2.Poi | None], threshold: float, revision: int) -> Snapshot:
-        """The next snapshot: persons replaced or, where None, removed, and the store's threshold."""
+    def apply(self, changes: Mapping[str, poi_pb2.Poi | None], rules: Rules | float, revision: int) -> Snapshot:
+        """The next snapshot: persons replaced or, where None, removed, and the store's rules."""
         gone = [self._people.pop(poi_id) for poi_id in changes if poi_id in self._people]
-        moved = threshold != self._threshold
-        self._threshold, self._revision = threshold, revision
-        if gone or moved:
-            limits = self._limits.own()  # snapshots out there look at the old one
-            for person in gone:
-                self._alive.items[person.number] = False
-                self._references -= len(person.references)
-                start = int(self._starts.items[person.number])
-                limits[start : start + len(person.references)] = np.inf
-            if moved:
-                least = np.where(self._alive.items, self._least(self._own.items), np.float32(np.inf))
-                limits[:] = least[self._owners.items]
+        self._revision = revision
+        for person in gone:
+            self._alive.items[person.number] = False
+            self._references -= len(person.references)
+            self._count(person, -1)
+        if gone:
+            starts = [int(self._starts.items[person.number]) for person in gone]
+            self._limits.never(
+                slice(start, start + len(person.references)) for start, person in zip(starts, gone, strict=True)
+            )
         self._add([poi for poi in changes.values() if poi is not None])
+        self._obey(_rules(rules), bool(changes))
         return self._publish()
 
     def due(self) -> bool:
@@ -98,7 +107,7 @@ class Builder:
         since = slice(taken - len(self._base), None)
         tail = Vectors(DIMENSION)
         tail.extend(self._tail.aligned[since], None if self._tail.same else self._tail.others[since])
-        self._limits = _moved(self._limits, stayed, taken)
+        self._limits.move(lambda column: _moved(column, stayed, taken))
         self._owners = _moved(self._owners, stayed, taken)
         # Where the first row of each person went. Of those who are gone it may be anywhere, and nobody asks.
         starts = self._starts.items
@@ -119,7 +128,8 @@ class Builder:
             self._revision,
             aligned,
             aligned if same else _layered(base.others, tail.others),
-            Limits.of(self._limits.items, self._threshold),
+            *self._limits.publish(self._usual()),
+            self._policy,
             self._references,
             len(tail),
             self._owners.items,
@@ -145,11 +155,12 @@ class Builder:
         first = len(self._owners)
         bad = self._put(aligned, others)
         numbers = np.array([person.number for person in added], np.int32)
-        own = np.array([np.nan if one.threshold is None else one.threshold for one in added], np.float32)
+        terms = np.array([self._count(person, 1) for person in added], np.int32)
+        least = np.repeat(np.array(self._least, np.float32)[terms], counts, axis=0)
         self._owners.extend(np.repeat(numbers, counts))
-        self._limits.extend(np.where(bad, np.float32(np.inf), np.repeat(self._least(own), counts)))
+        self._limits.extend(np.where(bad[:, None], np.float32(np.inf), least))
         self._starts.extend(first + np.cumsum(counts) - counts)
-        self._own.extend(own)
+        self._terms_of.extend(terms)
         self._alive.extend(np.ones(len(added), np.bool_))
         self._numbered += added
         self._people.update((person.poi_id, person) for person in added)
@@ -168,9 +179,38 @@ class Builder:
             _log.error("references_unusable", store=self._store, count=int(bad.sum()))
         return bad
 
-    def _least(self, own: Floats) -> Floats:
-        least: Floats = np.where(np.isnan(own), np.float32(self._threshold), own)
-        return least
+    def _count(self, person: Person, by: int) -> int:
+        """Count a person in, or out again; the number of their terms."""
+        key = person.threshold, person.watchlists
+        terms = self._terms.setdefault(key, len(self._terms))
+        if terms == len(self._least):
+            self._least.append(self._policy.loosest(*key))
+            self._having.append(0)
+        self._having[terms] += by
+        for watchlist_id in person.watchlists:
+            self._members[watchlist_id] += by
+        return terms
+
+    def _obey(self, rules: Rules, changed: bool) -> None:
+        """Set all limits to what the rules come to now, where that is something else."""
+        if rules is self._rules and not (changed and rules.by_number):
+            return
+        self._rules = rules
+        self._policy = rules.policy(len(self._people), self._members)
+        least = [self._policy.loosest(*key) for key in self._terms]
+        if least != self._least:
+            self._least = least
+            of_persons = np.array(least, np.float32).reshape(-1, 2)[self._terms_of.items]
+            of_persons[~self._alive.items] = np.inf
+            self._limits.replace(of_persons[self._owners.items])
+
+    def _usual(self) -> tuple[float, float]:
+        aligned, others = ([least[kind] for least in self._least] for kind in (0, 1))
+        return usual(aligned, self._having), usual(others, self._having)
+
+
+def _rules(rules: Rules | float) -> Rules:
+    return rules if isinstance(rules, Rules) else Rules(rules)
 
 
 def _layered(base: Index, tail: Floats) -> Index:

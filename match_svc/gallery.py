@@ -12,12 +12,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from poi.v1 import common_pb2
 
 from match_svc.index import ExactIndex, Floats, Hits, Index, Limits, Positions
 from match_svc.people import DIMENSION, Match, Person
+from match_svc.policy import Policy, Rules
 
 Numbers = NDArray[np.int32]
 Starts = NDArray[np.int64]
+Sightings = Sequence[common_pb2.Detection]
+"""Where and when each probe was seen."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,6 +35,10 @@ class Snapshot:
     others: Index
     """The same object as `aligned` where all probes meet the same vectors."""
     limits: Limits
+    """Of aligned probes: no match of a row has less. Who reaches it is judged by the policy."""
+    other_limits: Limits
+    """Of all other probes; the same object as `limits` where they are the same."""
+    policy: Policy
     references: int
     """Of the persons in it."""
     pending: int
@@ -66,19 +74,29 @@ class Snapshot:
         # The builder may be ahead of this snapshot.
         return found if found is not None and found.number < len(self._starts) else None
 
-    def search(self, probes: Floats, is_aligned: NDArray[np.bool_], most: int, now: float) -> list[list[Match]]:
+    def search(
+        self, probes: Floats, is_aligned: NDArray[np.bool_], most: int, now: float, seen: Sightings | None = None
+    ) -> list[list[Match]]:
         """For each probe the persons it reaches, best first, `most` at most; `now` in seconds since the epoch.
 
-        `probes` is (b, d) float32, L2-normalised; `is_aligned` (b,) says how each was made.
+        `probes` is (b, d) float32, L2-normalised; `is_aligned` (b,) says how each was made, `seen` where and when, if
+        that is known.
         """
         found: list[list[Match]] = [[] for _ in range(len(probes))]
-        for index, positions in self._shares(is_aligned):
-            hits = index.search(probes if positions.size == len(probes) else probes[positions], self.limits)
-            self._collect(found, Hits(positions[hits.probes], hits.rows, hits.similarities), most, now)
+        for index, limits, positions in self._shares(is_aligned):
+            hits = index.search(probes if positions.size == len(probes) else probes[positions], limits)
+            hits = Hits(positions[hits.probes], hits.rows, hits.similarities)
+            self._collect(found, hits, most, now, is_aligned, seen)
         return found
 
     def verify(
-        self, probes: Floats, is_aligned: NDArray[np.bool_], known: Sequence[tuple[Person, ...]], most: int, now: float
+        self,
+        probes: Floats,
+        is_aligned: NDArray[np.bool_],
+        known: Sequence[tuple[Person, ...]],
+        most: int,
+        now: float,
+        seen: Sightings | None = None,
     ) -> list[list[Match]]:
         """As `search`, but each probe is compared with the persons `known` for it alone (of this very snapshot)."""
         found: list[list[Match]] = [[] for _ in range(len(probes))]
@@ -92,36 +110,74 @@ class Snapshot:
         if not rows:
             return found
         probe, row = np.array(owners, np.intp), np.array(rows, np.intp)
-        for index, pairs in self._shares(is_aligned[probe]):
+        for index, limits, pairs in self._shares(is_aligned[probe]):
             similar = index.pairs(probes[probe[pairs]], row[pairs])
-            reached = np.flatnonzero(similar >= self.limits.values[row[pairs]])
-            self._collect(found, Hits(probe[pairs][reached], row[pairs][reached], similar[reached]), most, now)
+            reached = np.flatnonzero(similar >= limits.values[row[pairs]])
+            hits = Hits(probe[pairs][reached], row[pairs][reached], similar[reached])
+            self._collect(found, hits, most, now, is_aligned, seen)
         return found
 
-    def still(self, matches: list[Match]) -> list[Match]:
-        """Those of an older snapshot's matches that are matches in this one: whoever was removed meanwhile is not."""
-        return [match for match in matches if self._is_match(match)]
+    def still(self, matches: list[Match], sighting: common_pb2.Detection | None = None) -> list[Match]:
+        """Those of an older snapshot's matches that are matches in this one: whoever was removed meanwhile, or taken
+        off the list, is not. `sighting` says where and when the probe was seen."""
+        again = (self._again(match, sighting) for match in matches)
+        return [match for match in again if match is not None]
 
-    def _is_match(self, match: Match) -> bool:
+    def _again(self, match: Match, sighting: common_pb2.Detection | None) -> Match | None:
         person = self.person(match.person.poi_id)
         if person is None or not person.references:
-            return False
-        return person is match.person or match.similarity >= self.limits.values[self._starts[person.number]]
+            return None
+        return self._judged(person, match.similarity, match.reference, match.aligned, sighting)
 
-    def _shares(self, is_aligned: NDArray[np.bool_]) -> list[tuple[Index, Positions]]:
-        """Each index and the positions that are its to answer."""
-        if self.aligned is self.others:
-            return [(self.aligned, np.arange(len(is_aligned)))]
-        shares = (self.aligned, np.flatnonzero(is_aligned)), (self.others, np.flatnonzero(~is_aligned))
-        return [(index, positions) for index, positions in shares if positions.size]
+    def _judged(
+        self,
+        person: Person,
+        similarity: float,
+        reference: str,
+        aligned: bool,
+        sighting: common_pb2.Detection | None,
+    ) -> Match | None:
+        """The match that this is, if it is one."""
+        verdict = self.policy.judge(person, similarity, aligned, sighting)
+        if verdict is None:
+            return None
+        return Match(
+            person,
+            similarity,
+            verdict.threshold,
+            reference,
+            verdict.severity,
+            verdict.watchlists,
+            aligned,
+            self.policy.false_match_rate(verdict.threshold, aligned),
+            self.policy.false_match_rate(similarity, aligned),
+        )
 
-    def _collect(self, found: list[list[Match]], hits: Hits, most: int, now: float) -> None:
-        """Put hits into `found`, best first: the best row of each person, nobody who has expired."""
+    def _shares(self, is_aligned: NDArray[np.bool_]) -> list[tuple[Index, Limits, Positions]]:
+        """Each index, its limits, and the positions that are its to answer."""
+        if self.aligned is self.others and self.limits is self.other_limits:
+            return [(self.aligned, self.limits, np.arange(len(is_aligned)))]
+        shares = (
+            (self.aligned, self.limits, np.flatnonzero(is_aligned)),
+            (self.others, self.other_limits, np.flatnonzero(~is_aligned)),
+        )
+        return [share for share in shares if share[2].size]
+
+    def _collect(
+        self,
+        found: list[list[Match]],
+        hits: Hits,
+        most: int,
+        now: float,
+        is_aligned: NDArray[np.bool_],
+        seen: Sightings | None,
+    ) -> None:
+        """Put hits that are matches into `found`, best first: the best row of each person, nobody who has expired."""
         if not hits.rows.size:
             return
         order = np.lexsort((hits.rows, -hits.similarities, hits.probes))
         rows = hits.rows[order]
-        seen: set[tuple[int, int]] = set()
+        judged: set[tuple[int, int]] = set()
         for probe, row, number, similarity in zip(
             hits.probes[order].tolist(),
             rows.tolist(),
@@ -130,18 +186,28 @@ class Snapshot:
             strict=True,
         ):
             matches = found[probe]
-            if len(matches) >= most or (probe, number) in seen:
+            if len(matches) >= most or (probe, number) in judged:
                 continue
             person = self._numbered[number]
             if person is None or person.expires <= now:
                 continue
-            seen.add((probe, number))
+            judged.add((probe, number))  # by their best row: where that is no match, no other is
             reference = person.reference(row - int(self._starts[number]))
-            matches.append(Match(person, min(1.0, max(-1.0, similarity)), float(self.limits.values[row]), reference))
+            match = self._judged(
+                person,
+                min(1.0, max(-1.0, similarity)),
+                reference,
+                bool(is_aligned[probe]),
+                None if seen is None else seen[probe],
+            )
+            if match is not None:
+                matches.append(match)
 
 
 def empty(store: str) -> Snapshot:
     """The gallery of a store that has nobody."""
     nobody = ExactIndex(np.empty((0, DIMENSION), np.float32))
     limits = Limits.of(np.empty(0, np.float32), 0.0)
-    return Snapshot(store, 0, nobody, nobody, limits, 0, 0, np.empty(0, np.int32), np.empty(0, np.int64), (), {})
+    policy = Rules(0.0).policy(0, {})
+    numbers, starts = np.empty(0, np.int32), np.empty(0, np.int64)
+    return Snapshot(store, 0, nobody, nobody, limits, limits, policy, 0, 0, numbers, starts, (), {})

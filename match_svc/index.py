@@ -16,7 +16,7 @@ _BLOCK_ROWS = 4096
 _GEMV_PROBES = 4
 """Up to so many probes are compared one by one: a matrix product repacks the gallery, which few probes do not repay
 (10,000 rows, 2 probes: 0.8 ms against 2.1)."""
-_MOST_LOWER = 32
+MOST_LOWER = 32
 """At most one row in so many counts as unusually low: each is compared with each probe."""
 
 
@@ -46,7 +46,7 @@ class Limits:
     def of(cls, values: Floats, usual: float) -> Limits:
         """`usual` is what most rows have, where that is so; not copied."""
         lower = np.flatnonzero(values < usual)
-        if len(lower) * _MOST_LOWER > len(values):
+        if len(lower) * MOST_LOWER > len(values):
             usual, lower = float(values.min()), lower[:0]
         return cls(values, usual, lower)
 

@@ -15,7 +15,7 @@ from poi.v1 import common_pb2
 
 from match_svc import metrics
 from match_svc.decisions import Decisions, Track
-from match_svc.gallery import Snapshot
+from match_svc.gallery import Sightings, Snapshot
 from match_svc.index import Floats
 from match_svc.people import DIMENSION, Match
 from mesh import names
@@ -56,7 +56,7 @@ class Matcher:
         probes, is_aligned, problems = _probes(embeddings, "embeddings[{}]")
         usable = [position for position in range(len(embeddings)) if position not in problems]
         found = await self._search(gallery, probes[usable], is_aligned[usable], most or self._most, time.time())
-        return _batch(usable, _still(found, gallery, current()), problems)
+        return _batch(usable, _still(found, gallery, current(), None), problems)
 
     async def detections(self, current: Callable[[], Snapshot], detections: Sequence[common_pb2.Detection]) -> Batch:
         """Match detections of one store's cameras. `current` as for `faces`."""
@@ -84,21 +84,27 @@ class Matcher:
             return _batch(usable, [[] for _ in usable], problems)
         if len(usable) < len(detections):
             probes, is_aligned = probes[usable], is_aligned[usable]
-        found = await self._tracked(gallery, probes, is_aligned, tracks)
-        return _batch(usable, _still(found, gallery, current()), problems)
+        seen = [detections[position] for position in usable]
+        found = await self._tracked(gallery, probes, is_aligned, tracks, seen)
+        return _batch(usable, _still(found, gallery, current(), seen), problems)
 
     async def close(self) -> None:
         """Let the threads end."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def _tracked(
-        self, gallery: Snapshot, probes: Floats, is_aligned: NDArray[np.bool_], tracks: Sequence[Track]
+        self,
+        gallery: Snapshot,
+        probes: Floats,
+        is_aligned: NDArray[np.bool_],
+        tracks: Sequence[Track],
+        seen: Sightings,
     ) -> list[list[Match]]:
         """The persons each track is known to be, where it still is; else whom the whole gallery says."""
         now = time.time()
         known = await self._decisions.lookup(gallery, tracks)
         asked = sum(1 for people in known if people)
-        found = gallery.verify(probes, is_aligned, known, self._most, now) if asked else [[] for _ in tracks]
+        found = gallery.verify(probes, is_aligned, known, self._most, now, seen) if asked else [[] for _ in tracks]
         rest = [position for position, matches in enumerate(found) if not matches]
         hits = len(tracks) - len(rest)
         metrics.DECISION_HITS.inc(hits)
@@ -106,7 +112,8 @@ class Matcher:
         if rest:
             if len(rest) < len(tracks):
                 probes, is_aligned = probes[rest], is_aligned[rest]
-            searched = await self._search(gallery, probes, is_aligned, self._most, now)
+                seen = [seen[position] for position in rest]
+            searched = await self._search(gallery, probes, is_aligned, self._most, now, seen)
             decided = []
             for position, matches in zip(rest, searched, strict=True):
                 found[position] = matches
@@ -116,14 +123,20 @@ class Matcher:
         return found
 
     async def _search(
-        self, gallery: Snapshot, probes: Floats, is_aligned: NDArray[np.bool_], most: int, now: float
+        self,
+        gallery: Snapshot,
+        probes: Floats,
+        is_aligned: NDArray[np.bool_],
+        most: int,
+        now: float,
+        seen: Sightings | None = None,
     ) -> list[list[Match]]:
         started = time.perf_counter()
         if len(probes) * gallery.rows <= _INLINE_PAIRS:
-            found = gallery.search(probes, is_aligned, most, now)
+            found = gallery.search(probes, is_aligned, most, now, seen)
         else:
             found = await asyncio.get_running_loop().run_in_executor(
-                self._pool, gallery.search, probes, is_aligned, most, now
+                self._pool, gallery.search, probes, is_aligned, most, now, seen
             )
         metrics.SEARCH_SECONDS.observe(time.perf_counter() - started)
         return found
@@ -175,9 +188,16 @@ def _incomplete(position: int, detection: common_pb2.Detection, store: str) -> M
     return InvalidArgument(violations=violations, reason="INVALID_DETECTION")
 
 
-def _still(found: list[list[Match]], searched: Snapshot, current: Snapshot) -> list[list[Match]]:
+def _still(
+    found: list[list[Match]], searched: Snapshot, current: Snapshot, seen: Sightings | None
+) -> list[list[Match]]:
     """A large search takes long enough for a removal to be answered meanwhile."""
-    return found if current is searched else [current.still(matches) if matches else matches for matches in found]
+    if current is searched:
+        return found
+    return [
+        current.still(matches, None if seen is None else seen[at]) if matches else matches
+        for at, matches in enumerate(found)
+    ]
 
 
 def _batch(usable: Sequence[int], found: Sequence[list[Match]], problems: Problems) -> Batch:

@@ -35,6 +35,8 @@ class Person:
     """Seconds since the epoch; infinite for never."""
     references: tuple[str, ...]
     """Ids, one a row."""
+    watchlists: tuple[str, ...] = ()
+    """Ids of the lists that they are on."""
 
     def reference(self, at: int) -> str:
         """Resource name of one reference."""
@@ -49,6 +51,16 @@ class Match(NamedTuple):
     """Cosine, -1 to 1."""
     threshold: float
     reference: str
+    severity: common_pb2.Severity.ValueType
+    """By the watchlists; the person's own where they say none."""
+    watchlists: tuple[str, ...]
+    """Names of those whose conditions it meets, the highest severity first."""
+    aligned: bool
+    """How the probe was made."""
+    false_match_rate: float
+    """Of strangers at the threshold."""
+    similarity_false_match_rate: float
+    """Of strangers at the similarity."""
 
 
 def make(number: int, poi: poi_pb2.Poi) -> tuple[Person, list[bytes], list[bytes]]:
@@ -69,6 +81,7 @@ def make(number: int, poi: poi_pb2.Poi) -> tuple[Person, list[bytes], list[bytes
         threshold=poi.threshold if poi.HasField("threshold") else None,
         expires=poi.expire_time.ToNanoseconds() / 1e9 if poi.HasField("expire_time") else float("inf"),
         references=tuple(references),
+        watchlists=tuple(watchlist.rpartition("/")[2] for watchlist in poi.watchlists),
     )
     return person, aligned, others
 

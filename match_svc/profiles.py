@@ -11,7 +11,7 @@ from poi.v1 import common_pb2, poi_pb2
 
 from mesh.errors import InvalidArgument
 
-CHANGEABLE = ("display_name", "severity", "notes", "threshold", "expire_time")
+CHANGEABLE = ("display_name", "severity", "notes", "threshold", "expire_time", "watchlists")
 
 _FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799  # what a Timestamp may hold: years 1 to 9999
 
@@ -47,6 +47,8 @@ def change(poi: poi_pb2.Poi, wanted: poi_pb2.Poi, fields: tuple[str, ...]) -> No
     for name in fields:
         if name not in given:
             cast(Message, poi).ClearField(name)
+        elif name == "watchlists":
+            poi.watchlists[:] = wanted.watchlists
         elif name == "expire_time":
             poi.expire_time.CopyFrom(_checked(wanted.expire_time))
         else:

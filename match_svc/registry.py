@@ -3,12 +3,14 @@
 One script makes a change: record, order, revision, log and request id move together or not at all. All keys share the
 hash tag `{gallery}`: the log is one for all stores, so the records must lie in its slot for the script to be atomic.
 
-    poi:{gallery}:log                  stream: each change as r(evision), s(tore), p(oi; empty for its settings)
+    poi:{gallery}:log                  stream: each change as r(evision), s(tore), p(oi; empty for settings and lists)
     poi:{gallery}:revision             counter of changes; each entry of the log has the next one
     poi:{gallery}:revisions            hash: store -> revision of its last change
     poi:{gallery}:settings             hash: store -> MatchSettings
     poi:{gallery}:pois:<store>         hash: POI -> "<revision>:" and a Poi with all embeddings
     poi:{gallery}:order:<store>        sorted set: POI by the revision that enrolled it
+    poi:{gallery}:watchlists:<store>   hash: watchlist -> "<revision>:" and a Watchlist
+    poi:{gallery}:members:<store>      hash: watchlist -> how many persons are on it
     poi:{gallery}:request:<store>:<h>  string: what a request has done, so that it is never done twice
 """
 
@@ -34,7 +36,7 @@ SETTINGS: Final = "poi:{gallery}:settings"
 _REQUEST_SECONDS = 24 * 3600
 _ATTEMPT_SECONDS = 60
 """How long a write without a request id is remembered: for as long as the connection may repeat it."""
-_RACES = 10
+RACES = 10
 """How often a change without an etag is tried again after somebody else's came between."""
 
 # Repeating it (as the connection does when an answer got lost) gives the answer of the first time.
@@ -44,6 +46,11 @@ if before then return {'repeated', before} end
 local record = redis.call('HGET', KEYS[1], ARGV[2])
 local revision = record and string.match(record, '^%d+') or ''
 if revision ~= ARGV[3] then return {'conflict', revision} end
+for list in string.gmatch(ARGV[8], '%S+') do
+  if redis.call('HEXISTS', KEYS[7], list) == 0 then return {'unlisted', list} end
+end
+for list in string.gmatch(ARGV[8], '%S+') do redis.call('HINCRBY', KEYS[8], list, 1) end
+for list in string.gmatch(ARGV[9], '%S+') do redis.call('HINCRBY', KEYS[8], list, -1) end
 revision = redis.call('INCR', KEYS[4])
 if ARGV[4] == '' then
   redis.call('HDEL', KEYS[1], ARGV[2])
@@ -59,6 +66,7 @@ return {'done', tostring(revision)}
 """
 
 _CONFIGURE = """
+if (redis.call('HGET', KEYS[4], ARGV[1]) or '') ~= ARGV[4] then return -1 end
 local revision = redis.call('INCR', KEYS[2])
 redis.call('HSET', KEYS[4], ARGV[1], ARGV[2])
 redis.call('HSET', KEYS[3], ARGV[1], revision)
@@ -70,6 +78,27 @@ return revision
 def pois_key(store: str) -> str:
     """The hash of a store's records."""
     return f"poi:{{gallery}}:pois:{store}"
+
+
+def watchlists_key(store: str) -> str:
+    """The hash of a store's watchlists."""
+    return f"poi:{{gallery}}:watchlists:{store}"
+
+
+def members_key(store: str) -> str:
+    """The hash of how many persons are on each."""
+    return f"poi:{{gallery}}:members:{store}"
+
+
+def lists_of(store: str, poi: poi_pb2.Poi) -> frozenset[str]:
+    """Ids of the watchlists that a person is on. Raises InvalidArgument for one that is none of the store's."""
+    ids = set()
+    for name in poi.watchlists:
+        of, watchlist_id = names.parse_watchlist(name, "poi.watchlists")
+        if of != store:
+            raise InvalidArgument(violations=[("poi.watchlists", f"{name} is of another store")])
+        ids.add(watchlist_id)
+    return frozenset(ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +180,8 @@ class Registry:
         return None if value is None else await self._repeated(store, request, value)
 
     async def create(self, store: str, poi: poi_pb2.Poi, request: Request) -> poi_pb2.Poi:
-        """Enrol a new person, named and complete. Raises AlreadyExists."""
-        made = await self._attempt(store, poi, poi.name.rpartition("/")[2], "", request)
+        """Enrol a new person, named and complete. Raises AlreadyExists, and NotFound for a watchlist."""
+        made = await self._attempt(store, poi, poi.name.rpartition("/")[2], "", request, frozenset())
         if made is None:
             raise AlreadyExists(poi.name)
         return made
@@ -168,27 +197,30 @@ class Registry:
     ) -> poi_pb2.Poi:
         """Let `edit` change a person in place, and keep the result.
 
-        Raises NotFound, Aborted (another etag, or others change it all the time), and what `edit` does.
+        Raises NotFound (a watchlist, too), Aborted (another etag, or others change it all the time), and what `edit`
+        does.
         """
-        for _ in range(_RACES):
+        for _ in range(RACES):
             poi = await self.get(store, poi_id)
             current = poi.etag
             if etag and etag != current:
-                raise _etag_mismatch(poi.name)
+                raise etag_mismatch(poi.name)
+            before = lists_of(store, poi)
             edit(poi)
             poi.update_time.GetCurrentTime()
-            changed = await self._attempt(store, poi, poi_id, current, request or Request())
+            changed = await self._attempt(store, poi, poi_id, current, request or Request(), before)
             if changed is not None:
                 return changed
         raise Aborted(f"{names.poi(store, poi_id)} is being changed by others", reason="CONCURRENT_CHANGE")
 
     async def delete(self, store: str, poi_id: str, etag: str = "") -> int:
         """Remove a person; the revision of that. Raises NotFound, and Aborted when they no longer have this etag."""
-        for _ in range(_RACES):
+        for _ in range(RACES):
             poi = await self.get(store, poi_id)
             if etag and etag != poi.etag:
-                raise _etag_mismatch(poi.name)
-            outcome, told = await self._run(store, None, poi_id, poi.etag, Request())
+                raise etag_mismatch(poi.name)
+            before = lists_of(store, poi)
+            outcome, told = await self._run(store, None, poi_id, poi.etag, Request(), before)
             if outcome != b"conflict":
                 revision = int(told.split(b" ")[0])
                 await self._settled(revision)
@@ -200,29 +232,54 @@ class Registry:
         value = await cast("Awaitable[bytes | None]", self._redis.hget(SETTINGS, store))
         return match_pb2.MatchSettings.FromString(value or b"")
 
-    async def configure(self, store: str, settings: match_pb2.MatchSettings) -> None:
-        """Keep a store's settings."""
-        revision = await self._configure(
-            keys=[LOG, REVISION, REVISIONS, SETTINGS], args=[store, settings.SerializeToString(), self._log_length]
-        )
-        await self._settled(int(revision))
+    async def configure(self, store: str, edit: Callable[[match_pb2.MatchSettings], None]) -> match_pb2.MatchSettings:
+        """Let `edit` change a store's settings in place, and keep the result. Raises Aborted when others change them
+        all the time."""
+        for _ in range(RACES):
+            before = await cast("Awaitable[bytes | None]", self._redis.hget(SETTINGS, store)) or b""
+            settings = match_pb2.MatchSettings.FromString(before)
+            edit(settings)
+            revision = await self._configure(
+                keys=[LOG, REVISION, REVISIONS, SETTINGS],
+                args=[store, settings.SerializeToString(), self._log_length, before],
+            )
+            if int(revision) >= 0:
+                await self._settled(int(revision))
+                return settings
+        raise Aborted("the settings are being changed by others", reason="CONCURRENT_CHANGE")
+
+    async def count(self, store: str) -> int:
+        """How many persons are enrolled."""
+        return int(await self._redis.zcard(_order_key(store)))
 
     async def _attempt(
-        self, store: str, poi: poi_pb2.Poi, poi_id: str, revision: str, request: Request
+        self, store: str, poi: poi_pb2.Poi, poi_id: str, revision: str, request: Request, before: frozenset[str]
     ) -> poi_pb2.Poi | None:
-        """Write the record if its revision is still this one; None when it is not."""
-        outcome, told = await self._run(store, poi, poi_id, revision, request)
+        """Write the record if its revision is still this one; None when it is not.
+
+        `before` are the lists that the person was on. Raises NotFound for one that they are put on.
+        """
+        outcome, told = await self._run(store, poi, poi_id, revision, request, before)
         if outcome == b"conflict":
             return None
         if outcome == b"repeated":
             return await self._repeated(store, request, told)
+        if outcome == b"unlisted":
+            raise NotFound(names.watchlist(store, told.decode()))
         await self._settled(int(told))
         poi.etag = told.decode()
         return poi
 
     async def _run(
-        self, store: str, poi: poi_pb2.Poi | None, poi_id: str, revision: str, request: Request
+        self,
+        store: str,
+        poi: poi_pb2.Poi | None,
+        poi_id: str,
+        revision: str,
+        request: Request,
+        before: frozenset[str],
     ) -> Sequence[bytes]:
+        after = frozenset() if poi is None else lists_of(store, poi)
         record = b""
         if poi is not None:
             poi.ClearField("etag")
@@ -235,6 +292,8 @@ class Registry:
                 REVISION,
                 REVISIONS,
                 _request_key(store, request.id or uuid.uuid4().hex),
+                watchlists_key(store),
+                members_key(store),
             ],
             args=[
                 store,
@@ -244,6 +303,8 @@ class Registry:
                 request.fingerprint,
                 _REQUEST_SECONDS if request.id else _ATTEMPT_SECONDS,
                 self._log_length,
+                " ".join(after - before),
+                " ".join(before - after),
             ],
         )
         return cast("Sequence[bytes]", answer)
@@ -279,5 +340,6 @@ def _digest(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def _etag_mismatch(name: str) -> Aborted:
+def etag_mismatch(name: str) -> Aborted:
+    """Somebody came between."""
     return Aborted(f"{name} has changed since: read it again", reason="ETAG_MISMATCH", metadata={"name": name})

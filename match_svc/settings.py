@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from mesh.settings import HostPort, RedisUrl, ServerSettings, Target
+from match_svc import calibration
+from mesh.settings import HostPort, OptionalPath, RedisUrl, ServerSettings, Target
+
+
+def _calibration(path: Path | None) -> Path | None:
+    calibration.load(path)
+    return path
 
 
 class MatchServerSettings(ServerSettings):
@@ -25,6 +32,9 @@ class MatchServerSettings(ServerSettings):
 
     default_threshold: Annotated[float, Field(ge=0.2, le=0.99)] = 0.45
     """Least cosine similarity that is a match, for stores that set none: one false match in 20,000 comparisons."""
+    calibration: Annotated[OptionalPath, AfterValidator(_calibration)] = None
+    """A table of `python -m match_svc calibrate`, to turn false match rates into thresholds by; empty for the one that
+    comes with the face model, made on LFW."""
     max_matches: Annotated[int, Field(ge=1, le=100)] = 5
     """Most persons that are answered for one detection, and for one face where the caller does not say."""
     search_threads: Annotated[int, Field(ge=1, le=64)] = 2

@@ -11,7 +11,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
-from poi.v1 import common_pb2, match_pb2, match_pb2_grpc, poi_pb2, poi_pb2_grpc
+from poi.v1 import common_pb2, match_pb2, match_pb2_grpc, poi_pb2, poi_pb2_grpc, watchlist_pb2_grpc
 from prometheus_client import REGISTRY
 
 from match_svc.__main__ import assemble
@@ -33,6 +33,7 @@ class Replica:
     pois: "poi_pb2_grpc.PoiServiceAsyncStub"
     match: "match_pb2_grpc.MatchServiceAsyncStub"
     health: Any
+    watchlists: "watchlist_pb2_grpc.WatchlistServiceAsyncStub"
 
     async def enrol(
         self, poi_id: str, *faces: Vector, alignment: Alignment = common_pb2.ALIGNMENT_ALIGNED, **profile: Any
@@ -126,6 +127,7 @@ def stubs(server: Any, channel: grpc.aio.Channel) -> Replica:
         poi_pb2_grpc.PoiServiceStub(channel),
         match_pb2_grpc.MatchServiceStub(channel),
         health_pb2_grpc.HealthStub(channel),  # type: ignore[no-untyped-call]
+        watchlist_pb2_grpc.WatchlistServiceStub(channel),
     )
 
 
