@@ -227,6 +227,9 @@ def _match(match: Match) -> match_pb2.Match:
         similarity=match.similarity,
         threshold=match.threshold,
         reference=match.reference,
+        pooled_faces=match.pooled_faces,
+        face_similarity=match.similarity if match.face_similarity is None else match.face_similarity,
+        by_template=match.by_template,
     )
 
 
