@@ -15,12 +15,14 @@ from match_svc.enrolment import Enrolment
 from match_svc.follower import Follower
 from match_svc.log import LogReader
 from match_svc.matching import Matcher
+from match_svc.people import DIMENSION
 from match_svc.policy import Rules
 from match_svc.registry import Registry
 from match_svc.removals import Removals
 from match_svc.replicas import Replicas
 from match_svc.service import MatchServicer, PoiServicer
 from match_svc.settings import MatchServerSettings
+from match_svc.tracks import Pools
 from match_svc.watchlist_service import WatchlistServicer
 from match_svc.watchlists import Watchlists
 from mesh import channels
@@ -60,7 +62,11 @@ def assemble(settings: MatchServerSettings) -> Server:
     registry = Registry(redis, settings.log_length, follower.settled)
     watchlists = Watchlists(redis, settings.log_length, follower.settled)
     decisions = Decisions(redis, settings.decision_seconds, settings.decision_tracks, settings.decision_timeout)
-    matcher = Matcher(decisions, settings.max_matches, settings.search_threads)
+    pools = None
+    if settings.pool_faces > 1:
+        margins = settings.lone_face_margin, settings.doubtful_face_margin
+        pools = Pools(settings.pool_tracks, settings.pool_faces, *margins, DIMENSION)
+    matcher = Matcher(decisions, pools, settings.max_matches, settings.search_threads)
     removals = Removals(replicas, settings.confirm_seconds)
     enrolment = Enrolment(registry, embedding_pb2_grpc.EmbeddingServiceStub(embed), settings.embed_timeout)
 

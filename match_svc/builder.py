@@ -24,6 +24,7 @@ from match_svc.limits import RowLimits, usual
 from match_svc.people import DIMENSION, Person
 from match_svc.policy import Rules
 from match_svc.rows import Column, Vectors, read
+from match_svc.templates import Layout
 
 _log = structlog.get_logger(__name__)
 
@@ -60,6 +61,8 @@ class Builder:
         self._numbered: list[Person | None] = []
         self._people: dict[str, Person] = {}
         self._references = 0
+        self._living = 0  # rows, those of means too
+        self._tail_means = self._folded_means = 0  # rows of the tail that are no references; those being folded
 
     def apply(self, changes: Mapping[str, poi_pb2.Poi | None], rules: Rules | float, revision: int) -> Snapshot:
         """The next snapshot: persons replaced or, where None, removed, and the store's rules."""
@@ -68,19 +71,18 @@ class Builder:
         for person in gone:
             self._alive.items[person.number] = False
             self._references -= len(person.references)
+            self._living -= person.rows
             self._count(person, -1)
         if gone:
             starts = [int(self._starts.items[person.number]) for person in gone]
-            self._limits.never(
-                slice(start, start + len(person.references)) for start, person in zip(starts, gone, strict=True)
-            )
+            self._limits.never(slice(start, start + person.rows) for start, person in zip(starts, gone, strict=True))
         self._add([poi for poi in changes.values() if poi is not None])
         self._obey(_rules(rules), bool(changes))
         return self._publish()
 
     def due(self) -> bool:
         """Whether a folding is worth its while."""
-        rows, living = len(self._owners), self._references
+        rows, living = len(self._owners), self._living
         dead = rows - living
         if dead > max(living, _WORTH_FOLDING):
             return True
@@ -96,6 +98,7 @@ class Builder:
     def fold(self) -> Fold:
         """What is to be folded now; run it elsewhere, then `install` the outcome."""
         alive = self._alive.items[self._owners.items]
+        self._folded_means = self._tail_means
         return Fold(self._base, self._tail, len(self._tail), alive, int(alive.sum()) >= self._crossover)
 
     def install(self, folded: Folded) -> Snapshot:
@@ -117,6 +120,7 @@ class Builder:
         alive = self._alive.items.tolist()
         self._numbered = [person if lives else None for person, lives in zip(self._numbered, alive, strict=True)]
         self._base, self._tail = base, tail
+        self._tail_means -= self._folded_means
         return self._publish()
 
     def _publish(self) -> Snapshot:
@@ -131,7 +135,7 @@ class Builder:
             *self._limits.publish(self._usual()),
             self._policy,
             self._references,
-            len(tail),
+            len(tail) - self._tail_means,
             self._owners.items,
             self._starts.items,
             self._numbered,
@@ -142,18 +146,21 @@ class Builder:
         added: list[Person] = []
         aligned: list[bytes] = []
         others: list[bytes] = []
+        weights: list[float] = []
         for poi in pois:
-            person, for_aligned, for_others = people.make(len(self._numbered) + len(added), poi)
+            person, for_aligned, for_others, each = people.make(len(self._numbered) + len(added), poi)
             if len(for_aligned) < len(poi.references):
                 _log.error("references_unusable", poi=poi.name, count=len(poi.references) - len(for_aligned))
             added.append(person)
             aligned += for_aligned
             others += for_others
+            weights += each
         if not added:
             return
-        counts = np.array([len(person.references) for person in added])
+        layout = Layout(np.array([len(person.references) for person in added]), weights)
+        counts = layout.rows
         first = len(self._owners)
-        bad = self._put(aligned, others)
+        bad = self._put(aligned, others, layout)
         numbers = np.array([person.number for person in added], np.int32)
         terms = np.array([self._count(person, 1) for person in added], np.int32)
         least = np.repeat(np.array(self._least, np.float32)[terms], counts, axis=0)
@@ -164,15 +171,17 @@ class Builder:
         self._alive.extend(np.ones(len(added), np.bool_))
         self._numbered += added
         self._people.update((person.poi_id, person) for person in added)
-        self._references += int(counts.sum())
+        self._references += len(aligned)
+        self._living += int(counts.sum())
+        self._tail_means += layout.means
 
-    def _put(self, aligned: list[bytes], others: list[bytes]) -> NDArray[np.bool_]:
-        """Put the vectors behind the tail; which of the rows are of no use."""
-        vectors, bad = read(aligned, DIMENSION)
+    def _put(self, aligned: list[bytes], others: list[bytes], layout: Layout) -> NDArray[np.bool_]:
+        """Put the vectors and the means of them behind the tail; which of the rows are of no use."""
+        vectors, bad = layout.filled(*read(aligned, DIMENSION))
         if all(one is other for one, other in zip(aligned, others, strict=True)):
             self._tail.extend(vectors, None)
         else:
-            other_vectors, other_bad = read(others, DIMENSION)
+            other_vectors, other_bad = layout.filled(*read(others, DIMENSION))
             bad |= other_bad
             self._tail.extend(vectors, other_vectors)
         if bad.any():

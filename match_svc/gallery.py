@@ -1,7 +1,8 @@
 """The gallery of one store at one moment: immutable, to be searched.
 
-One row a reference, and two indexes of them: the vectors for aligned probes and those for all others; one index where
-they are the same. A person that was changed or removed leaves rows behind whose limit is infinite.
+One row a reference, one more for the mean of a person's references, and two indexes of them: the vectors for aligned
+probes and those for all others; one index where they are the same. A person that was changed or removed leaves rows
+behind whose limit is infinite.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Snapshot:
     references: int
     """Of the persons in it."""
     pending: int
-    """Rows that are compared exactly until they are folded into the index."""
+    """References that are compared exactly until they are folded into the index."""
     _owners: Numbers
     """(n,) the number of each row's person."""
     _starts: Starts
@@ -87,6 +88,7 @@ class Snapshot:
             hits = index.search(probes if positions.size == len(probes) else probes[positions], limits)
             hits = Hits(positions[hits.probes], hits.rows, hits.similarities)
             self._collect(found, hits, most, now, is_aligned, seen)
+        self._name(found, probes, is_aligned)
         return found
 
     def verify(
@@ -105,8 +107,8 @@ class Snapshot:
         for position, people in enumerate(known):
             for person in people:
                 start = int(self._starts[person.number])
-                owners += [position] * len(person.references)
-                rows += range(start, start + len(person.references))
+                owners += [position] * person.rows
+                rows += range(start, start + person.rows)
         if not rows:
             return found
         probe, row = np.array(owners, np.intp), np.array(rows, np.intp)
@@ -115,7 +117,29 @@ class Snapshot:
             reached = np.flatnonzero(similar >= limits.values[row[pairs]])
             hits = Hits(probe[pairs][reached], row[pairs][reached], similar[reached])
             self._collect(found, hits, most, now, is_aligned, seen)
+        self._name(found, probes, is_aligned)
         return found
+
+    def likeness(
+        self, probes: Floats, is_aligned: NDArray[np.bool_], asked: Sequence[tuple[int, Person]]
+    ) -> list[tuple[float, int]]:
+        """How similar probes are to persons (of this very snapshot), whatever the limits, for each (position of the
+        probe, person): the cosine to the best of references and mean, and the number of the nearest reference."""
+        if not asked:
+            return []
+        counts = np.array([person.rows for _, person in asked])
+        firsts = np.cumsum(counts) - counts
+        starts = self._starts[[person.number for _, person in asked]]
+        rows = np.arange(counts.sum()) + np.repeat(starts - firsts, counts)
+        probe = np.repeat([position for position, _ in asked], counts)
+        similar = np.empty(len(rows), np.float32)
+        for index, _, pairs in self._shares(is_aligned[probe]):
+            similar[pairs] = index.pairs(probes[probe[pairs]], rows[pairs])
+        best = np.maximum.reduceat(similar, firsts)
+        return [
+            (similarity, int(similar[first : first + len(person.references)].argmax()))
+            for similarity, first, (_, person) in zip(best.tolist(), firsts.tolist(), asked, strict=True)
+        ]
 
     def still(self, matches: list[Match], sighting: common_pb2.Detection | None = None) -> list[Match]:
         """Those of an older snapshot's matches that are matches in this one: whoever was removed meanwhile, or taken
@@ -127,7 +151,11 @@ class Snapshot:
         person = self.person(match.person.poi_id)
         if person is None or not person.references:
             return None
-        return self._judged(person, match.similarity, match.reference, match.aligned, sighting)
+        again = self._judged(person, match.similarity, match.reference, match.aligned, sighting)
+        if again is None:
+            return None
+        by_template, count, alone = match.by_template, match.pooled_faces, match.face_similarity
+        return again._replace(by_template=by_template, pooled_faces=count, face_similarity=alone)
 
     def _judged(
         self,
@@ -192,7 +220,9 @@ class Snapshot:
             if person is None or person.expires <= now:
                 continue
             judged.add((probe, number))  # by their best row: where that is no match, no other is
-            reference = person.reference(row - int(self._starts[number]))
+            at = row - int(self._starts[number])
+            by_template = at == len(person.references)
+            reference = "" if by_template else person.reference(at)
             match = self._judged(
                 person,
                 min(1.0, max(-1.0, similarity)),
@@ -201,7 +231,20 @@ class Snapshot:
                 None if seen is None else seen[probe],
             )
             if match is not None:
-                matches.append(match)
+                matches.append(match._replace(by_template=by_template) if by_template else match)
+
+    def _name(self, found: list[list[Match]], probes: Floats, is_aligned: NDArray[np.bool_]) -> None:
+        """Say of matches by a mean which of the references was nearest."""
+        by_mean = [
+            (position, place)
+            for position, matches in enumerate(found)
+            for place, match in enumerate(matches)
+            if match.by_template
+        ]
+        asked = [(position, found[position][place].person) for position, place in by_mean]
+        for (position, place), (_, nearest) in zip(by_mean, self.likeness(probes, is_aligned, asked), strict=True):
+            match = found[position][place]
+            found[position][place] = match._replace(reference=match.person.reference(nearest))
 
 
 def empty(store: str) -> Snapshot:

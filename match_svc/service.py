@@ -253,6 +253,9 @@ def _match(match: Match) -> match_pb2.Match:
         false_match_rate=match.false_match_rate,
         similarity_false_match_rate=match.similarity_false_match_rate,
         watchlists=match.watchlists,
+        pooled_faces=match.pooled_faces,
+        face_similarity=match.similarity if match.face_similarity is None else match.face_similarity,
+        by_template=match.by_template,
     )
 
 

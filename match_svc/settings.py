@@ -48,6 +48,18 @@ class MatchServerSettings(ServerSettings):
     decision_timeout: Annotated[float, Field(gt=0, le=5)] = 0.02
     """Longest wait in seconds for other replicas' decisions in Redis before searching without them."""
 
+    pool_faces: Annotated[int, Field(ge=1, le=1000)] = 16
+    """About how many good faces of a track are pooled; older ones fade out. 1 matches each face alone."""
+    pool_tracks: Annotated[int, Field(ge=1024, le=10_000_000)] = 16_384
+    """Most tracks whose faces a replica pools, 1 to 2 KB each; the one that was not seen for longest is given up."""
+    lone_face_margin: Annotated[float, Field(ge=0, le=1)] = 0.03
+    """By how much the first face of a track must exceed a threshold to match by itself; below, it waits for the next
+    face of the track. Halves the false matches of single faces; 2 % (aligned) to 4 % of the true ones wait. Of these
+    whoever shows no second face stays unseen: 0 where that is worse than twice the false alerts."""
+    doubtful_face_margin: Annotated[float, Field(ge=0, le=1)] = 0.15
+    """The same for a single face that is poor (under 20 px wide, or as bad a mixture of width and confidence), or that
+    is clearly not of the person whom its track showed a moment ago."""
+
     log_length: Annotated[int, Field(ge=100, le=10_000_000)] = 100_000
     """About how many changes the log keeps; a replica that was away for longer loads the registry anew."""
     write_wait_seconds: Annotated[float, Field(gt=0, le=60)] = 2.0
