@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from io import StringIO
 from pathlib import Path
@@ -157,21 +154,6 @@ def test_a_bad_table_stops_the_start_with_one_line(
     assert stopped.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"POI_MATCH_CALIBRATION: {path}: " in line
-
-
-def test_the_command_is_part_of_the_service() -> None:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-
-    done = subprocess.run(
-        [sys.executable, "-m", "match_svc", "calibrate", "--help"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
-
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "--photos-per-person" in done.stdout
 
 
 def test_a_table_of_ones_own_replaces_the_shipped_one(tmp_path: Path) -> None:
