@@ -65,7 +65,7 @@ class _Curve:
             return -self._falls[0]
         if at == len(self._cosines):
             return -self._end_fall
-        return -_between(cosine, self._cosines[at - 1 : at + 1], self._falls[at - 1 : at + 1])
+        return -_between(cosine, self._cosines, self._falls, at)
 
     def cosine(self, log_rate: float) -> tuple[float, bool]:
         """The cosine that strangers reach at this rate, and whether that is beyond the data."""
@@ -75,7 +75,7 @@ class _Curve:
         at = bisect_left(self._falls, fall)
         if at == 0:
             return self._cosines[0], False
-        return _between(fall, self._falls[at - 1 : at + 1], self._cosines[at - 1 : at + 1]), False
+        return _between(fall, self._falls, self._cosines, at), False
 
     def _beyond(self, fall: float) -> float:
         """The x > 0 at which slope x + bend x² is -fall; both are negative."""
@@ -117,6 +117,7 @@ class Calibration:
         return math.exp(self._curves[aligned].log_rate(cosine))
 
 
-def _between(x: float, xs: list[float], ys: list[float]) -> float:
-    share = (x - xs[0]) / (xs[1] - xs[0])
-    return ys[0] + share * (ys[1] - ys[0])
+def _between(x: float, xs: list[float], ys: list[float], at: int) -> float:
+    """On the straight line from the point before `at` to that one."""
+    before = at - 1
+    return ys[before] + (x - xs[before]) / (xs[at] - xs[before]) * (ys[at] - ys[before])
