@@ -75,6 +75,7 @@ class Matcher:
         )
         usable: list[int] = []
         tracks: list[Track] = []
+        seen: list[tuple[float, float, float]] = []
         for position, detection in enumerate(detections):
             camera, object_id = detection.camera, detection.object_id
             if (
@@ -87,6 +88,9 @@ class Matcher:
                 if position not in problems:
                     usable.append(position)
                     tracks.append(Track(camera, object_id))
+                    moment = detection.detect_time
+                    seconds = moment.seconds + moment.nanos / 1e9
+                    seen.append((seconds, detection.face_box.width, detection.face_confidence))
             else:
                 problems[position] = _incomplete(position, detection, gallery.store)
         if not gallery.size:
@@ -94,7 +98,7 @@ class Matcher:
         if len(usable) < len(detections):
             probes, is_aligned = probes[usable], is_aligned[usable]
             detections = [detections[position] for position in usable]
-        pooled = self._pooled(tracks, detections, probes, is_aligned)
+        pooled = self._pooled(tracks, seen, probes, is_aligned)
         found = await self._tracked(gallery, probes, is_aligned, tracks, pooled, detections)
         return _batch(usable, _still(found, gallery, current(), detections), problems)
 
@@ -105,23 +109,15 @@ class Matcher:
     def _pooled(
         self,
         tracks: Sequence[Track],
-        detections: Sequence[common_pb2.Detection],
+        seen: Sequence[tuple[float, float, float]],
         faces: Floats,
         is_aligned: NDArray[np.bool_],
     ) -> Pooled:
-        if self._pools is None:
+        """`seen` are the time of each face, its width in pixels and its confidence."""
+        if self._pools is None or not seen:
             return unpooled(faces)
-        moments = [detection.detect_time for detection in detections]
-        pooled = self._pools.add(
-            tracks,
-            is_aligned,
-            faces,
-            np.array([moment.seconds + moment.nanos / 1e9 for moment in moments], np.float64),
-            weights(
-                [detection.face_box.width for detection in detections],
-                [detection.face_confidence for detection in detections],
-            ),
-        )
+        times, widths, confidences = np.array(seen, np.float64).T
+        pooled = self._pools.add(tracks, is_aligned, faces, times, weights(widths, confidences))
         metrics.RESTARTED.inc(int(np.count_nonzero(pooled.restarted)))
         metrics.POOLED_TRACKS.set(len(self._pools))
         return pooled
@@ -241,17 +237,18 @@ def _answered(
     ]
     alone = iter(gallery.likeness(faces, is_aligned, asked))
     answered = []
-    for matches, count, margin in zip(found, counts, margins, strict=True):
-        if count == 1:
-            told = [match for match in matches if match.similarity >= match.threshold + margin]
+    for position, matches in enumerate(found):
+        told = matches
+        if matches and counts[position] == 1:
+            told = [match for match in matches if match.similarity >= match.threshold + margins[position]]
             if len(told) < len(matches):
                 metrics.WAITING.inc()
-        else:
+        elif matches:
             told = []
             for match in matches:
                 similarity, _ = next(alone)
                 if similarity >= _OTHER_PERSON:
-                    told.append(match._replace(pooled_faces=count, face_similarity=min(1.0, max(-1.0, similarity))))
+                    told.append(match._replace(pooled_faces=counts[position], face_similarity=min(1.0, similarity)))
         answered.append(told)
     return answered
 

@@ -34,6 +34,10 @@ _ESTABLISHED = 2
 _SECONDS_UNUSED = 300.0
 """Pools that had no face for so long are wiped: faces are not kept for longer than they are of use."""
 _LEAST_NORM = np.float32(1e-3)
+_NORM, _WEIGHT, _COUNT, _BEGUN, _LAST = range(5)
+"""Columns of what is known of a pool: of the sum of its faces the norm and the weight, how many they are, and the
+seconds of the first and last by the camera's clock."""
+_EMPTY = (1.0, 1.0, 0.0, 0.0, 0.0)
 
 
 class Track(NamedTuple):
@@ -57,16 +61,24 @@ class Pooled(NamedTuple):
     """(n,) whether it begins a pool on a track that had faces of somebody else before."""
 
 
-def weights(widths: Sequence[float], confidences: Sequence[float]) -> Floats:
+class _Choice(NamedTuple):
+    slot: int
+    fits: bool
+    """The pool that is there; else the face begins one."""
+    contradicts: bool
+    """Another pool of the track is somebody, and not long ago."""
+    restarts: bool
+
+
+def weights(widths: NDArray[np.float64], confidences: NDArray[np.float64]) -> Floats:
     """(n,) what faces count for, 0.05 to 1, from the width of their boxes in pixels and the detector's confidence.
 
     Proportional to both, 40 px and more being full width. What is not above 0 is unknown and taken as the best.
     """
-    width, confidence = np.array(widths, np.float32), np.array(confidences, np.float32)
-    width[~(width > 0.0)] = _FULL_WIDTH_PX
-    confidence[~(confidence > 0.0)] = 1.0
-    weight: Floats = np.minimum(width / np.float32(_FULL_WIDTH_PX), 1.0) * np.minimum(confidence, 1.0)
-    return np.maximum(weight, np.float32(_LEAST_WEIGHT))
+    width = np.where(widths > 0.0, np.minimum(widths / _FULL_WIDTH_PX, 1.0), 1.0)
+    confidence = np.where(confidences > 0.0, np.minimum(confidences, 1.0), 1.0)
+    weight: Floats = np.maximum(width * confidence, _LEAST_WEIGHT).astype(np.float32)
+    return weight
 
 
 def unpooled(faces: Floats) -> Pooled:
@@ -85,17 +97,13 @@ class Pools:
         whoever takes their place however alike. A face that stands alone must exceed thresholds by `lone_margin`; one
         that is poor, or contradicts what its track showed so far, by `doubtful_margin`.
         """
-        self._most = np.float32(faces)
+        self._most = float(faces)
         self._lone_margin = np.float32(lone_margin)
         self._doubtful_margin = np.float32(doubtful_margin)
         self._tracks = tracks
         # Slot i is the first pool of entry i, slot tracks + i its second.
         self._sums = np.zeros((2 * tracks, dimension), np.float32)
-        self._norms = np.ones(2 * tracks, np.float32)
-        self._weights = np.ones(2 * tracks, np.float32)
-        self._counts = np.zeros(2 * tracks, np.int32)
-        self._begun = np.zeros(2 * tracks)  # seconds of the camera's clock
-        self._last = np.zeros(2 * tracks)
+        self._state = np.tile(_EMPTY, (2 * tracks, 1))
         self._used = np.full(tracks, np.inf)  # seconds of this machine's clock
         self._keys: list[tuple[Track, bool] | None] = [None] * tracks
         self._free = list(range(tracks - 1, -1, -1))
@@ -122,63 +130,79 @@ class Pools:
         """
         if not len(tracks):
             return unpooled(faces)
-        entries = np.array(self._places(tracks, is_aligned.tolist()), np.intp)
-        if len(set(entries.tolist())) == len(entries):
+        places = self._places(tracks, is_aligned.tolist())
+        entries = np.array(places, np.intp)
+        self._used[entries] = time.monotonic()
+        if len(set(places)) == len(places):
             return self._pool(entries, faces, times, weight)
         out = unpooled(np.empty_like(faces))
-        for round_ in _rounds(entries.tolist()):
-            at = np.array(round_)
+        for round_ in _rounds(places):
+            at = np.array(round_, np.intp)
             for column, part in zip(out, self._pool(entries[at], faces[at], times[at], weight[at]), strict=True):
                 column[at] = part
         return out
 
     def _pool(self, entries: Positions, faces: Floats, times: NDArray[np.float64], weight: Floats) -> Pooled:
         """One face each of different tracks."""
-        each = np.arange(len(entries))
-        slots = np.stack((entries, entries + self._tracks))
-        counts, begun, last = self._counts[slots], self._begun[slots], self._last[slots]
-        held = (counts > 0) & (times <= last + _GAP_SECONDS)
-        near = held & (times >= begun - _GAP_SECONDS)
-        fit = np.full(slots.shape, -1.0, np.float32)
-        which, at = np.nonzero(near)
-        if at.size:
-            pools = slots[which, at]
-            fit[which, at] = np.einsum("ij,ij->i", self._sums[pools], faces[at]) / self._norms[pools]
-        fits = fit.max(axis=0) >= _OTHER_PERSON
-        # One that fits neither takes the place of the smaller pool, or of one that has ended.
-        size = np.where(held, counts, 0)
-        smaller = (size[1] < size[0]) | ((size[1] == size[0]) & (size[1] > 0) & (last[1] < last[0]))
-        chosen = np.where(fits, fit[1] > fit[0], smaller).astype(np.intp)
+        state, sums = self._state[entries], self._sums.take(entries, axis=0)
+        fits = np.vecdot(sums, faces) >= _OTHER_PERSON * state[:, _NORM]
+        fits &= (times <= state[:, _LAST] + _GAP_SECONDS) & (times >= state[:, _BEGUN] - _GAP_SECONDS)
+        fits &= state[:, _COUNT] > 0
+        slots, doubtful, restarted = entries, weight < _GOOD, np.zeros(len(entries), np.bool_)
+        # Nearly all go on with the first and only pool of their track.
+        usual = fits & (self._state[entries + self._tracks, _COUNT] == 0)
+        if not usual.all():
+            slots = entries.copy()
+            for at in np.flatnonzero(~usual).tolist():
+                choice = self._choose(int(entries[at]), faces[at], float(times[at]))
+                slots[at], fits[at], restarted[at] = choice.slot, choice.fits, choice.restarts
+                doubtful[at] |= choice.contradicts
+                state[at], sums[at] = self._state[choice.slot], self._sums[choice.slot]
 
-        mine = slots[chosen, each]
-        pooled = ~fits | (times > last[chosen, each])
+        pooled = ~fits | (times > state[:, _LAST])
         added = np.where(pooled, weight, np.float32(0.0))
-        before = self._weights[mine]
-        kept = np.where(fits, np.minimum(np.float32(1.0), (self._most - added) / before), np.float32(0.0))
-        sums = self._sums[mine] * kept[:, None]
+        kept = np.where(fits, np.minimum(1.0, (self._most - added) / state[:, _WEIGHT]), 0.0)
+        sums *= kept.astype(np.float32)[:, None]
         sums += faces * added[:, None]
-        with np.errstate(invalid="ignore", over="ignore"):
-            norms = np.sqrt(np.einsum("ij,ij->i", sums, sums))
-        count = np.where(fits, counts[chosen, each] + pooled, 1).astype(np.int32)
-
+        norms = np.sqrt(np.vecdot(sums, sums))
+        count = np.where(fits, state[:, _COUNT] + pooled, 1)
+        state[:, _NORM] = norms
+        state[:, _WEIGHT] = state[:, _WEIGHT] * kept + added
+        state[:, _COUNT] = count
+        state[:, _BEGUN] = np.where(fits, state[:, _BEGUN], times)
+        state[:, _LAST] = np.where(pooled, times, state[:, _LAST])
         sound = (norms > _LEAST_NORM) & (norms < np.inf)
-        stored: slice | Positions = slice(None) if sound.all() else np.flatnonzero(sound)
-        changed = mine[stored]
-        self._sums[changed] = sums[stored]
-        self._norms[changed] = norms[stored]
-        self._weights[changed] = (before * kept + added)[stored]
-        self._counts[changed] = count[stored]
-        self._last[changed] = np.where(pooled, times, last[chosen, each])[stored]
-        self._begun[changed] = np.where(fits, begun[chosen, each], times)[stored]
+        if sound.all():
+            self._sums[slots], self._state[slots] = sums, state
+        else:
+            self._sums[slots[sound]], self._state[slots[sound]] = sums[sound], state[sound]
 
-        contradicts = near[1 - chosen, each] & (counts[1 - chosen, each] >= _ESTABLISHED)
-        margin = np.where(contradicts | (weight < _GOOD), self._doubtful_margin, self._lone_margin)
-        return Pooled(
-            sums / np.maximum(norms, _LEAST_NORM)[:, None],
-            count,
-            np.where(count == 1, margin, np.float32(0.0)),
-            ~fits & (counts > 0).any(axis=0),
-        )
+        margins = np.where(doubtful, self._doubtful_margin, self._lone_margin)
+        margins[count > 1] = 0.0
+        sums *= (np.float32(1.0) / np.maximum(norms, _LEAST_NORM))[:, None]
+        return Pooled(sums, count.astype(np.int32), margins, restarted)
+
+    def _choose(self, entry: int, face: Floats, time_: float) -> _Choice:
+        """The pool of its track that a face fits best; else it begins one in place of the smaller, or of none."""
+        near: list[tuple[float, int, float]] = []  # fit, slot, count
+        held: list[tuple[float, float, int]] = []
+        spare: list[int] = []
+        restarts = False
+        for slot in (entry, entry + self._tracks):
+            norm, _, count, begun, last = self._state[slot].tolist()
+            restarts |= count > 0
+            if count and time_ <= last + _GAP_SECONDS:
+                held.append((count, last, slot))
+                if time_ >= begun - _GAP_SECONDS:
+                    near.append((float(self._sums[slot] @ face) / norm, slot, count))
+            else:
+                spare.append(slot)
+        fit, chosen, _ = max(near, default=(-1.0, -1, 0.0))
+        fits = fit >= _OTHER_PERSON
+        if not fits:
+            chosen = spare[0] if spare else min(held)[2]
+        contradicts = any(slot != chosen and count >= _ESTABLISHED for _, slot, count in near)
+        return _Choice(chosen, fits, contradicts, restarts and not fits)
 
     def _places(self, tracks: Sequence[Track], is_aligned: Sequence[bool]) -> list[int]:
         """The entries of tracks; new ones where they have none."""
@@ -199,7 +223,6 @@ class Pools:
                 place = entries[track] = self._free.pop()
                 self._keys[place] = track, aligned
             places.append(place)
-        self._used[places] = now
         return places
 
     def _wipe(self, places: Positions) -> None:
@@ -211,9 +234,8 @@ class Pools:
             self._keys[place] = None
             self._free.append(place)
             for slot in (place, place + self._tracks):
-                if self._counts[slot]:
-                    self._sums[slot] = 0.0
-                    self._counts[slot] = 0
+                if self._state[slot, _COUNT]:
+                    self._sums[slot], self._state[slot] = 0.0, _EMPTY
         self._used[places] = np.inf
 
 
