@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from poi.v1 import poi_pb2
 
 from match_svc import people
+from match_svc.bounded import LEAST_ROWS
 from match_svc.folding import Base, Fold, Folded
 from match_svc.gallery import Snapshot
 from match_svc.index import ExactIndex, Floats, Index, Layered, Limits
@@ -75,11 +76,11 @@ class Builder:
         dead = rows - living
         if dead > max(living, _WORTH_FOLDING):
             return True
-        if living < self._crossover:
+        if living < min(LEAST_ROWS, self._crossover):
             return False
         tail = len(self._tail)
         return (
-            self._base.aligned.kind == "exact"
+            (self._base.aligned.kind == "exact" and living >= self._crossover)
             or tail > max(len(self._base) // _TAIL_SHARE, _WORTH_FOLDING)
             or dead > max(rows // _DEAD_SHARE, _WORTH_FOLDING)
         )
