@@ -35,10 +35,11 @@ class Builder:
     """The one that changes a store's gallery. One thread at a time may use it; its snapshots are anybody's."""
 
     def __init__(self, store: str, threshold: float, crossover: int) -> None:
-        """`threshold` is the store's until told otherwise; from `crossover` rows on the base is quantised."""
+        """`threshold` is the store's until told otherwise; from `crossover` rows on the base is quantised, which may be
+        set anew at any time."""
         self._store = store
         self._threshold = threshold
-        self._crossover = crossover
+        self.crossover = crossover
         self._revision = 0
         self._base = Base.empty(DIMENSION)
         self._tail = Vectors(DIMENSION)
@@ -76,11 +77,11 @@ class Builder:
         dead = rows - living
         if dead > max(living, _WORTH_FOLDING):
             return True
-        if living < min(LEAST_ROWS, self._crossover):
+        if living < min(LEAST_ROWS, self.crossover):
             return False
         tail = len(self._tail)
         return (
-            (self._base.aligned.kind == "exact" and living >= self._crossover)
+            (self._base.aligned.kind == "exact" and living >= self.crossover)
             or tail > max(len(self._base) // _TAIL_SHARE, _WORTH_FOLDING)
             or dead > max(rows // _DEAD_SHARE, _WORTH_FOLDING)
         )
@@ -88,7 +89,7 @@ class Builder:
     def fold(self) -> Fold:
         """What is to be folded now; run it elsewhere, then `install` the outcome."""
         alive = self._alive.items[self._owners.items]
-        return Fold(self._base, self._tail, len(self._tail), alive, int(alive.sum()) >= self._crossover)
+        return Fold(self._base, self._tail, len(self._tail), alive, int(alive.sum()) >= self.crossover)
 
     def install(self, folded: Folded) -> Snapshot:
         """The next snapshot, of the same revision, with the outcome of the last `fold` as base."""
