@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from match_svc import crossover
 from match_svc.bounded import BoundedIndex, fitted
-from match_svc.index import NO_HITS, ExactIndex, Floats, Hits, Index, Layered, Limits
+from match_svc.index import NO_HITS, ExactIndex, Floats, Hits, Index, Layered, Limits, Positions
 from match_svc.quantised import QuantisedIndex
 from mesh.embeddings import normalise
 
@@ -161,7 +161,12 @@ class TestBoundedIndex(IndexTest):
     def test_it_looks_at_few(self, vectors: Floats, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
         """Without this the others might pass because everything is compared."""
         looked: list[int] = []
-        monkeypatch.setattr(ExactIndex, "look", lambda *given: looked.append(len(given[3])) or NO_HITS)
+
+        def look(self: ExactIndex, probes: Floats, owners: Positions, rows: Positions, limits: Limits) -> Hits:
+            looked.append(len(rows))
+            return NO_HITS
+
+        monkeypatch.setattr(ExactIndex, "look", look)
         monkeypatch.setattr(ExactIndex, "block", lambda *_: pytest.fail("everything was compared"))
 
         index.search(faces(64, 3), Limits.of(np.full(self.size, 0.45, np.float32), 0.45))
