@@ -37,11 +37,14 @@ lint: $(DEV) $(STUBS) $(NODE) ## ruff, mypy --strict, buf lint, buf breaking
 	@node_modules/.bin/buf lint
 	@scripts/breaking.sh
 
-bench: $(DEV) $(STUBS) ## measure the running mesh, and history with a million faces (ARGS="--help": the mesh only)
+bench: $(DEV) $(STUBS) ## measure the mesh, galleries to 100,000, alerts to 1,000 clients, history (ARGS="--help": the mesh only)
 	@$(PY) -m bench $(ARGS)
+	@[ -n "$(ARGS)" ] || $(PY) -m bench.match --rows 1000 --rows 10000 --rows 100000
+	@[ -n "$(ARGS)" ] || GRPC_VERBOSITY=ERROR $(PY) -m bench.alerts
 	@[ -n "$(ARGS)" ] || $(PY) -m bench.history
 
-bench-full: $(DEV) $(STUBS) ## measure history with one and with ten million faces (16 GB of memory, 10 GB of disk)
+bench-full: $(DEV) $(STUBS) ## measure galleries to a million, history with ten million faces (16 GB of memory, 10 GB of disk)
+	@$(PY) -m bench.match
 	@$(PY) -m bench.history
 	@$(PY) -m bench.history --rows 10000000 --out build/bench/history-10m.json
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from poi.v1 import poi_pb2
 
 from match_svc import people
+from match_svc.bounded import LEAST_ROWS
 from match_svc.folding import Base, Fold, Folded
 from match_svc.gallery import Snapshot
 from match_svc.index import ExactIndex, Floats, Index, Layered
@@ -39,10 +40,10 @@ class Builder:
 
     def __init__(self, store: str, rules: Rules | float, crossover: int) -> None:
         """`rules` are the store's until told otherwise, a number being its threshold; from `crossover` rows on the base
-        is quantised."""
+        is quantised, which may be set anew at any time."""
         self._store = store
         self._rules = _rules(rules)
-        self._crossover = crossover
+        self.crossover = crossover
         self._revision = 0
         self._base = Base.empty(DIMENSION)
         self._tail = Vectors(DIMENSION)
@@ -86,11 +87,11 @@ class Builder:
         dead = rows - living
         if dead > max(living, _WORTH_FOLDING):
             return True
-        if living < self._crossover:
+        if living < min(LEAST_ROWS, self.crossover):
             return False
         tail = len(self._tail)
         return (
-            self._base.aligned.kind == "exact"
+            (self._base.aligned.kind == "exact" and living >= self.crossover)
             or tail > max(len(self._base) // _TAIL_SHARE, _WORTH_FOLDING)
             or dead > max(rows // _DEAD_SHARE, _WORTH_FOLDING)
         )
@@ -99,7 +100,7 @@ class Builder:
         """What is to be folded now; run it elsewhere, then `install` the outcome."""
         alive = self._alive.items[self._owners.items]
         self._folded_means = self._tail_means
-        return Fold(self._base, self._tail, len(self._tail), alive, int(alive.sum()) >= self._crossover)
+        return Fold(self._base, self._tail, len(self._tail), alive, int(alive.sum()) >= self.crossover)
 
     def install(self, folded: Folded) -> Snapshot:
         """The next snapshot, of the same revision, with the outcome of the last `fold` as base."""

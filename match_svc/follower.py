@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import gc
 import os
 import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import structlog
@@ -153,7 +155,7 @@ class Follower:
                 await self._read_rules(store)
             records = await self._log.lookup(store, {change.poi_id for change in of_store if change.poi_id})
             if store not in self._builders:
-                self._builders[store] = await self._new_builder(store)
+                self._builders[store] = self._new_builder(store)
             builder = self._builders[store]
             snapshots[store] = await self._in_thread(
                 _apply, builder, records, self._rules_for(store), of_store[-1].revision
@@ -161,11 +163,15 @@ class Follower:
         await self._publish({**self._galleries, **snapshots}, position, changes[-1].revision, snapshots)
 
     async def _load(self) -> None:
+        with _uncollected():
+            await self._load_all()
+
+    async def _load_all(self) -> None:
         start = await self._log.start()
         builders, snapshots = {}, {}
         for store, revision in start.stores.items():
             await self._read_rules(store)
-            builders[store] = builder = await self._new_builder(store)
+            builders[store] = builder = self._new_builder(store)
             rules = self._rules_for(store)
             applied = self._in_thread(_apply, builder, {}, rules, revision)
             async for records in self._log.records(store):  # the next are read while these are parsed
@@ -194,9 +200,11 @@ class Follower:
     async def _fold(self, store: str, builder: Builder) -> None:
         """Fold a store's new rows into its index, while searches and changes go on."""
         started = time.perf_counter()
-        fold = await self._in_thread(builder.fold)
+        loop = asyncio.get_running_loop()
         try:
-            folded = await asyncio.get_running_loop().run_in_executor(self._folds, fold.run)
+            builder.crossover = await loop.run_in_executor(self._folds, crossover.measure, DIMENSION)
+            fold = await self._in_thread(builder.fold)
+            folded = await loop.run_in_executor(self._folds, fold.run)
         except Exception:
             _log.exception("fold_failed", store=store)  # the next change tries again; meanwhile search is exact
             return
@@ -238,11 +246,23 @@ class Follower:
             self._rules[store] = self._rules_of(match_pb2.MatchSettings(), ())
         return self._rules[store]
 
-    async def _new_builder(self, store: str) -> Builder:
-        return Builder(store, self._rules_for(store), await self._in_thread(crossover.measure, DIMENSION))
+    def _new_builder(self, store: str) -> Builder:
+        return Builder(store, self._rules_for(store), crossover.LEAST)  # measured before the first folding
 
     def _in_thread(self, work: Callable[..., _T], *args: Any) -> asyncio.Future[_T]:
         return asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Make a million objects without looking for cycles among them again and again, now (a fifth of the load) and later
+    (a stall of half a second each time): there are none."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _step_back() -> None:
