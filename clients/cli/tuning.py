@@ -55,7 +55,7 @@ def threshold(
 def _show(settings: match_pb2.MatchSettings) -> None:
     now = settings.effective
     if settings.HasField("target_false_match_rate"):
-        beyond = ", extrapolated" if now.extrapolated else ""
+        beyond = " (extrapolated)" if now.extrapolated else ""
         wanted = (
             f"one stranger in {1 / settings.target_false_match_rate:,.0f} may match anybody of {now.persons}{beyond}"
         )
