@@ -27,6 +27,9 @@ _CURSOR: Final = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
 _PAGE: Final = 256
 """Entries read at once; below the ring's size, so that a burst is handed on before it leaves the ring."""
 
+_ASKING: Final = 16
+"""Subscribers that ask Redis at once. A thousand that come back together would open as many connections, and some of
+them be told that Redis cannot be reached."""
 _TIMER_SECONDS: Final = 0.001
 """How much too early a timer may go off."""
 
@@ -80,8 +83,8 @@ class _Entry(NamedTuple):
 class _Waiters:
     """Those who wait for the next entry, or until their heartbeat is due; one timer for all of them.
 
-    All wait equally long, so that who came first is due first. A timer for each, set and cancelled with every entry,
-    was a sixth of what an entry cost (bench.alerts, 1,000 clients).
+    All wait equally long, so that who came first is due first. A wait with a timer for each, set and
+    cancelled with every entry, was 17 % of the server's samples in a profile of bench.alerts.
     """
 
     def __init__(self) -> None:
@@ -130,6 +133,7 @@ class StreamTail:
         self._base = _Position(0, 0)
         self._waiters = _Waiters()
         self._joining = asyncio.Lock()
+        self._asking = asyncio.Semaphore(_ASKING)
         self._subscribers = 0
         self._reader: asyncio.Task[None] | None = None
 
@@ -139,7 +143,7 @@ class StreamTail:
         A subscriber that wants live entries only takes this before it calls `entries`, so that it has a cursor to
         resume from even if it never sees an entry.
         """
-        async with self._redis.pipeline(transaction=True) as pipe:
+        async with self._asking, self._redis.pipeline(transaction=True) as pipe:
             pipe.get(note_key(self._key))
             pipe.xrevrange(self._key, count=1)
             trimmed, last = await pipe.execute()
@@ -148,7 +152,7 @@ class StreamTail:
     async def since(self, milliseconds: int) -> str:
         """The cursor to follow from for all kept entries that were appended at this time (epoch ms) or later."""
         start = _Position(milliseconds - 1, (1 << 64) - 1) if milliseconds > 0 else _Position(0, 0)
-        return str(max(start, _noted(await self._redis.get(note_key(self._key)))))
+        return str(max(start, _noted(await self._trimmed())))
 
     async def entries(
         self, after: str | None, *, refuse_slow: bool = False
@@ -171,7 +175,7 @@ class StreamTail:
         await self._join()
         try:
             if position < self._base:
-                _refuse_expired(position, await self._redis.get(note_key(self._key)))
+                _refuse_expired(position, await self._trimmed())
             yield None
             due = loop.time() + self._heartbeat
             was_live = False
@@ -241,8 +245,12 @@ class StreamTail:
         start = bisect_right(self._ring, position, key=lambda entry: entry.position)
         return self._ring[start : start + _PAGE]
 
+    async def _trimmed(self) -> bytes | str | None:
+        async with self._asking:
+            return await self._redis.get(note_key(self._key))
+
     async def _page(self, position: _Position) -> list[_Entry]:
-        async with self._redis.pipeline(transaction=True) as pipe:
+        async with self._asking, self._redis.pipeline(transaction=True) as pipe:
             pipe.get(note_key(self._key))
             pipe.xrange(self._key, min=f"({position}", count=_PAGE)
             trimmed, raws = await pipe.execute()
