@@ -6,11 +6,17 @@ import asyncio
 
 from poi.v1 import embedding_pb2_grpc, match_pb2_grpc, poi_pb2_grpc
 
+from match_svc.checks import Checks, Likeness
 from match_svc.decisions import Decisions
 from match_svc.enrolment import Enrolment
 from match_svc.follower import Follower
+from match_svc.gallery import Snapshot
+from match_svc.images import Cutter, Framing
+from match_svc.importing import Importer
 from match_svc.log import LogReader
 from match_svc.matching import Matcher
+from match_svc.photos import Least, Photos
+from match_svc.profiles import no_watchlists
 from match_svc.registry import Registry
 from match_svc.removals import Removals
 from match_svc.replicas import Replicas
@@ -51,9 +57,21 @@ def assemble(settings: MatchServerSettings) -> Server:
     decisions = Decisions(redis, settings.decision_seconds, settings.decision_tracks, settings.decision_timeout)
     matcher = Matcher(decisions, settings.max_matches, settings.search_threads)
     removals = Removals(replicas, settings.confirm_seconds)
-    enrolment = Enrolment(registry, embedding_pb2_grpc.EmbeddingServiceStub(embed), settings.embed_timeout)
 
-    server.add(poi_pb2_grpc.add_PoiServiceServicer_to_server, PoiServicer(registry, enrolment, removals), POI_SERVICE)
+    async def gallery(store: str) -> Snapshot:
+        await follower.settled(await registry.revision())
+        await replicas.wait_ready()
+        return follower.gallery(store)
+
+    framing = Framing(settings.reference_image_px, settings.reference_image_bytes)
+    stub = embedding_pb2_grpc.EmbeddingServiceStub(embed)
+    photos = Photos(stub, settings.embed_timeout, least_of(settings), Cutter(framing))
+    checks = Checks(Likeness(settings.duplicate_similarity, settings.disagreement_similarity), gallery)
+    enrolment = Enrolment(registry, photos, checks, no_watchlists)
+    importer = Importer(enrolment)
+
+    pois = PoiServicer(registry, enrolment, importer, removals, server.draining)
+    server.add(poi_pb2_grpc.add_PoiServiceServicer_to_server, pois, POI_SERVICE)
     server.add(
         match_pb2_grpc.add_MatchServiceServicer_to_server,
         MatchServicer(registry, follower, replicas, matcher, settings.default_threshold, server.draining),
@@ -69,6 +87,18 @@ def assemble(settings: MatchServerSettings) -> Server:
     for close in (redis.aclose, embed.close, matcher.close, follower.close, replicas.leave, background.close):
         server.on_stop(close)
     return server
+
+
+def least_of(settings: MatchServerSettings) -> Least:
+    """What a face must be like to be a reference."""
+    return Least(
+        settings.face_confidence,
+        settings.face_width_px,
+        settings.face_sharpness,
+        settings.face_yaw_degrees,
+        settings.face_pitch_degrees,
+        settings.face_roll_degrees,
+    )
 
 
 async def main() -> None:

@@ -98,6 +98,25 @@ class Snapshot:
             self._collect(found, Hits(probe[pairs][reached], row[pairs][reached], similar[reached]), most, now)
         return found
 
+    def alike(self, probes: Floats, is_aligned: NDArray[np.bool_], least: float) -> list[dict[str, float]]:
+        """For each probe the persons (resource names) with a row of at least this cosine, and the best cosine of each.
+
+        Everybody who is enrolled, whatever their limits and whether they have expired: for finding them, not matching.
+        """
+        found: list[dict[str, float]] = [{} for _ in range(len(probes))]
+        limits = Limits.of(np.full(self.rows, least, np.float32), least)
+        for index, positions in self._shares(is_aligned):
+            hits = index.search(probes[positions], limits)
+            for position, row, similarity in zip(
+                positions[hits.probes].tolist(), hits.rows.tolist(), hits.similarities.tolist(), strict=True
+            ):
+                person = self._numbered[int(self._owners[row])]
+                if person is None or self._people.get(person.poi_id) is not person:
+                    continue  # left behind by a change or a removal
+                people = found[position]
+                people[person.name] = max(people.get(person.name, -1.0), min(1.0, similarity))
+        return found
+
     def still(self, matches: list[Match]) -> list[Match]:
         """Those of an older snapshot's matches that are matches in this one: whoever was removed meanwhile is not."""
         return [match for match in matches if self._is_match(match)]

@@ -8,6 +8,7 @@ hash tag `{gallery}`: the log is one for all stores, so the records must lie in 
     poi:{gallery}:revisions            hash: store -> revision of its last change
     poi:{gallery}:settings             hash: store -> MatchSettings
     poi:{gallery}:pois:<store>         hash: POI -> "<revision>:" and a Poi with all embeddings
+    poi:{gallery}:images:<store>       hash: "<POI>/<reference>" -> its ReferenceImage, without a name
     poi:{gallery}:order:<store>        sorted set: POI by the revision that enrolled it
     poi:{gallery}:request:<store>:<h>  string: what a request has done, so that it is never done twice
 """
@@ -16,8 +17,9 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple, cast
 
 from poi.v1 import match_pb2, poi_pb2
@@ -34,6 +36,7 @@ SETTINGS: Final = "poi:{gallery}:settings"
 _REQUEST_SECONDS = 24 * 3600
 _ATTEMPT_SECONDS = 60
 """How long a write without a request id is remembered: for as long as the connection may repeat it."""
+_NONE: Final[Mapping[str, bytes]] = MappingProxyType({})
 _RACES = 10
 """How often a change without an etag is tried again after somebody else's came between."""
 
@@ -52,6 +55,9 @@ else
   redis.call('HSET', KEYS[1], ARGV[2], revision .. ':' .. ARGV[4])
   redis.call('ZADD', KEYS[2], 'NX', revision, ARGV[2])
 end
+local dropped = tonumber(ARGV[8])
+for at = 9, 8 + dropped do redis.call('HDEL', KEYS[7], ARGV[at]) end
+for at = 9 + dropped, #ARGV, 2 do redis.call('HSET', KEYS[7], ARGV[at], ARGV[at + 1]) end
 redis.call('HSET', KEYS[5], ARGV[1], revision)
 redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[7], '*', 'r', revision, 's', ARGV[1], 'p', ARGV[2])
 redis.call('SET', KEYS[6], revision .. ' ' .. ARGV[2] .. ' ' .. ARGV[5], 'EX', ARGV[6])
@@ -70,6 +76,17 @@ return revision
 def pois_key(store: str) -> str:
     """The hash of a store's records."""
     return f"poi:{{gallery}}:pois:{store}"
+
+
+def images_key(store: str) -> str:
+    """The hash of the pictures of a store's references."""
+    return f"poi:{{gallery}}:images:{store}"
+
+
+def image_field(reference: str) -> str:
+    """Where in that hash the picture of a reference (by its resource name) is."""
+    _, poi_id, reference_id = names.parse_reference(reference)
+    return f"{poi_id}/{reference_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +167,26 @@ class Registry:
         value = cast("bytes | None", await self._redis.get(_request_key(store, request.id)))
         return None if value is None else await self._repeated(store, request, value)
 
-    async def create(self, store: str, poi: poi_pb2.Poi, request: Request) -> poi_pb2.Poi:
-        """Enrol a new person, named and complete. Raises AlreadyExists."""
-        made = await self._attempt(store, poi, poi.name.rpartition("/")[2], "", request)
+    async def revision(self) -> int:
+        """Of the last change."""
+        return int(await cast("Awaitable[bytes | None]", self._redis.get(REVISION)) or 0)
+
+    async def picture(self, name: str) -> poi_pb2.ReferenceImage:
+        """The picture of a reference. Raises NotFound where there is none."""
+        store, _, _ = names.parse_reference(name)
+        field = image_field(name)
+        value = await cast("Awaitable[bytes | None]", self._redis.hget(images_key(store), field))
+        if value is None:
+            raise NotFound(name, reason="NO_IMAGE")
+        image = poi_pb2.ReferenceImage.FromString(value)
+        image.name = name
+        return image
+
+    async def create(
+        self, store: str, poi: poi_pb2.Poi, request: Request, pictures: Mapping[str, bytes] = _NONE
+    ) -> poi_pb2.Poi:
+        """Enrol a new person, named and complete, with `pictures` by reference. Raises AlreadyExists."""
+        made = await self._attempt(store, poi, poi.name.rpartition("/")[2], "", request, pictures=pictures)
         if made is None:
             raise AlreadyExists(poi.name)
         return made
@@ -165,19 +199,24 @@ class Registry:
         *,
         etag: str = "",
         request: Request | None = None,
+        pictures: Mapping[str, bytes] = _NONE,
     ) -> poi_pb2.Poi:
-        """Let `edit` change a person in place, and keep the result.
+        """Let `edit` change a person in place, and keep the result, with the `pictures` of new references.
 
-        Raises NotFound, Aborted (another etag, or others change it all the time), and what `edit` does.
+        Pictures of references that `edit` removes go with them. Raises NotFound, Aborted (another etag, or others change
+        it all the time), and what `edit` does.
         """
         for _ in range(_RACES):
             poi = await self.get(store, poi_id)
             current = poi.etag
             if etag and etag != current:
                 raise _etag_mismatch(poi.name)
+            before = _pictured(poi)
             edit(poi)
             poi.update_time.GetCurrentTime()
-            changed = await self._attempt(store, poi, poi_id, current, request or Request())
+            changed = await self._attempt(
+                store, poi, poi_id, current, request or Request(), pictures, before - _pictured(poi)
+            )
             if changed is not None:
                 return changed
         raise Aborted(f"{names.poi(store, poi_id)} is being changed by others", reason="CONCURRENT_CHANGE")
@@ -188,7 +227,7 @@ class Registry:
             poi = await self.get(store, poi_id)
             if etag and etag != poi.etag:
                 raise _etag_mismatch(poi.name)
-            outcome, told = await self._run(store, None, poi_id, poi.etag, Request())
+            outcome, told = await self._run(store, None, poi_id, poi.etag, Request(), _NONE, _pictured(poi))
             if outcome != b"conflict":
                 revision = int(told.split(b" ")[0])
                 await self._settled(revision)
@@ -208,10 +247,17 @@ class Registry:
         await self._settled(int(revision))
 
     async def _attempt(
-        self, store: str, poi: poi_pb2.Poi, poi_id: str, revision: str, request: Request
+        self,
+        store: str,
+        poi: poi_pb2.Poi,
+        poi_id: str,
+        revision: str,
+        request: Request,
+        pictures: Mapping[str, bytes] = _NONE,
+        dropped: Set[str] = frozenset(),
     ) -> poi_pb2.Poi | None:
         """Write the record if its revision is still this one; None when it is not."""
-        outcome, told = await self._run(store, poi, poi_id, revision, request)
+        outcome, told = await self._run(store, poi, poi_id, revision, request, pictures, dropped)
         if outcome == b"conflict":
             return None
         if outcome == b"repeated":
@@ -221,8 +267,18 @@ class Registry:
         return poi
 
     async def _run(
-        self, store: str, poi: poi_pb2.Poi | None, poi_id: str, revision: str, request: Request
+        self,
+        store: str,
+        poi: poi_pb2.Poi | None,
+        poi_id: str,
+        revision: str,
+        request: Request,
+        pictures: Mapping[str, bytes],
+        dropped: Set[str],
     ) -> Sequence[bytes]:
+        kept: list[str | bytes] = []
+        for name, picture in pictures.items():
+            kept += (image_field(name), picture)
         record = b""
         if poi is not None:
             poi.ClearField("etag")
@@ -235,6 +291,7 @@ class Registry:
                 REVISION,
                 REVISIONS,
                 _request_key(store, request.id or uuid.uuid4().hex),
+                images_key(store),
             ],
             args=[
                 store,
@@ -244,6 +301,9 @@ class Registry:
                 request.fingerprint,
                 _REQUEST_SECONDS if request.id else _ATTEMPT_SECONDS,
                 self._log_length,
+                len(dropped),
+                *(image_field(name) for name in dropped),
+                *kept,
             ],
         )
         return cast("Sequence[bytes]", answer)
@@ -265,6 +325,11 @@ def decode(value: bytes) -> poi_pb2.Poi:
     poi = poi_pb2.Poi.FromString(content)
     poi.etag = revision.decode()
     return poi
+
+
+def _pictured(poi: poi_pb2.Poi) -> frozenset[str]:
+    """The references that have a picture."""
+    return frozenset(reference.name for reference in poi.references if reference.has_image)
 
 
 def _order_key(store: str) -> str:
