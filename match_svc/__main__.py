@@ -1,11 +1,13 @@
-"""`python -m match_svc`: settings, parts, server."""
+"""`python -m match_svc`: settings, parts, server. `python -m match_svc reembed`: see there."""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 
 from poi.v1 import embedding_pb2_grpc, match_pb2_grpc, poi_pb2_grpc
 
+from match_svc import reembed
 from match_svc.checks import Checks, Likeness
 from match_svc.decisions import Decisions
 from match_svc.enrolment import Enrolment
@@ -107,4 +109,7 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    if sys.argv[1:2] == ["reembed"]:
+        reembed.run(sys.argv[2:])
+    else:
+        run(main)

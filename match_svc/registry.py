@@ -9,6 +9,7 @@ hash tag `{gallery}`: the log is one for all stores, so the records must lie in 
     poi:{gallery}:settings             hash: store -> MatchSettings
     poi:{gallery}:pois:<store>         hash: POI -> "<revision>:" and a Poi with all embeddings
     poi:{gallery}:images:<store>       hash: "<POI>/<reference>" -> its ReferenceImage, without a name
+    poi:{gallery}:reembed:<store>      hash: POI -> its record with embeddings made anew, while `reembed` is at work
     poi:{gallery}:order:<store>        sorted set: POI by the revision that enrolled it
     poi:{gallery}:request:<store>:<h>  string: what a request has done, so that it is never done twice
 """
@@ -55,6 +56,7 @@ else
   redis.call('HSET', KEYS[1], ARGV[2], revision .. ':' .. ARGV[4])
   redis.call('ZADD', KEYS[2], 'NX', revision, ARGV[2])
 end
+redis.call('HDEL', KEYS[8], ARGV[2])
 local dropped = tonumber(ARGV[8])
 for at = 9, 8 + dropped do redis.call('HDEL', KEYS[7], ARGV[at]) end
 for at = 9 + dropped, #ARGV, 2 do redis.call('HSET', KEYS[7], ARGV[at], ARGV[at + 1]) end
@@ -81,6 +83,11 @@ def pois_key(store: str) -> str:
 def images_key(store: str) -> str:
     """The hash of the pictures of a store's references."""
     return f"poi:{{gallery}}:images:{store}"
+
+
+def reembed_key(store: str) -> str:
+    """The hash of records whose embeddings were made anew. A change of a record takes its own away."""
+    return f"poi:{{gallery}}:reembed:{store}"
 
 
 def image_field(reference: str) -> str:
@@ -203,8 +210,8 @@ class Registry:
     ) -> poi_pb2.Poi:
         """Let `edit` change a person in place, and keep the result, with the `pictures` of new references.
 
-        Pictures of references that `edit` removes go with them. Raises NotFound, Aborted (another etag, or others change
-        it all the time), and what `edit` does.
+        Pictures of references that `edit` removes go with them. Raises NotFound, Aborted (another etag, or others
+        change it all the time), and what `edit` does.
         """
         for _ in range(_RACES):
             poi = await self.get(store, poi_id)
@@ -292,6 +299,7 @@ class Registry:
                 REVISIONS,
                 _request_key(store, request.id or uuid.uuid4().hex),
                 images_key(store),
+                reembed_key(store),
             ],
             args=[
                 store,
