@@ -1,5 +1,6 @@
 """An embedding service whose faces are plain colours: the brightness of an image is who is on it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -8,8 +9,10 @@ from typing import Any
 import cv2
 import grpc
 import numpy as np
+from grpc_status import rpc_status
 from poi.v1 import common_pb2, embedding_pb2, embedding_pb2_grpc
 
+from mesh.errors import InvalidArgument, to_status
 from tests.support import embedding, unit
 from tests.support.vectors import Vector
 
@@ -34,6 +37,8 @@ class StandIn(embedding_pb2_grpc.EmbeddingServiceServicer):
     """Of persons on whose photos there is not one fine face."""
     calls: int = 0
     target: str = ""
+    gate: asyncio.Semaphore | None = None
+    """How many more calls are answered, where that is limited."""
 
     def vector(self, who: int) -> Vector:
         return self.vectors.get(who, unit(100 + who))
@@ -42,8 +47,13 @@ class StandIn(embedding_pb2_grpc.EmbeddingServiceServicer):
         self, request: embedding_pb2.DetectFacesRequest, context: Any
     ) -> embedding_pb2.DetectFacesResponse:
         """The faces of one image."""
+        if self.gate is not None:
+            await self.gate.acquire()
         self.calls += 1
         pixels = cv2.imdecode(np.frombuffer(request.image, np.uint8), cv2.IMREAD_COLOR)
+        if pixels is None:
+            status = to_status(InvalidArgument(reason="IMAGE_UNDECODABLE"))
+            await context.abort_with_status(rpc_status.to_status(status))  # type: ignore[no-untyped-call]
         assert pixels is not None
         height, width = pixels.shape[:2]
         who = round(float(pixels.mean()) / 10)
