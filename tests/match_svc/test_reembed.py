@@ -3,16 +3,19 @@
 import asyncio
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import AsyncIterator
+from io import StringIO
 
 import pytest
 import redis.asyncio
 from poi.v1 import embedding_pb2_grpc, poi_pb2
+from rich.console import Console
 
-from match_svc.reembed import Reembedding
+from match_svc.reembed import Reembedding, ReembedError, reembed
+from match_svc.reembed import run as command
 from match_svc.registry import pois_key, reembed_key
+from match_svc.settings import MatchServerSettings
 from mesh.channels import connect
 from mesh.embeddings import FACE_MODEL
 from tests.match_svc.standin import StandIn, picture, standing_in
@@ -43,19 +46,13 @@ async def enrol(one: Replica, who: int) -> poi_pb2.Poi:
     )
 
 
-def command(redis_url: str, eyes: StandIn, *options: str) -> tuple[list[str], dict[str, str]]:
-    env = {**os.environ, "POI_REDIS_URL": redis_url, "POI_EMBED_TARGET": eyes.target}
-    return [sys.executable, "-m", "match_svc", "reembed", *options], env
-
-
-async def run(redis_url: str, eyes: StandIn, *options: str) -> tuple[int, str]:
-    """Status and output of the command."""
-    arguments, env = command(redis_url, eyes, *options)
-    process = await asyncio.create_subprocess_exec(
-        *arguments, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    output, _ = await process.communicate()
-    return process.returncode or 0, output.decode()
+async def run(redis_url: str, eyes: StandIn, *, drop: bool = False, model: str = FACE_MODEL) -> tuple[bool, str]:
+    """Whether it did it, and what it said; with another model it only prepares."""
+    settings = MatchServerSettings(redis_url=redis_url, embed_target=eyes.target)
+    said = StringIO()
+    console = Console(file=said, soft_wrap=True)
+    done = await reembed(settings, "store-1", model, prepare_only=model != FACE_MODEL, drop=drop, console=console)
+    return done, said.getvalue()
 
 
 def change_the_model(eyes: StandIn) -> None:
@@ -70,10 +67,10 @@ async def test_the_new_embeddings_take_the_place_of_the_old_ones_at_every_replic
         before = await one.pois.GetPoi(poi_pb2.GetPoiRequest(name=f"{STORE}/pois/p1"))
         change_the_model(eyes)
 
-        status, output = await run(redis_url, eyes)
+        done, output = await run(redis_url, eyes)
 
-        assert (status, output.splitlines()[0]) == (
-            0,
+        assert (done, output.splitlines()[0]) == (
+            True,
             "store-1: 12 persons, 12 references anew, 0 kept as they are",
         )
         for at in (one, other):
@@ -103,15 +100,15 @@ async def test_whoever_would_vanish_is_named_and_nothing_is_switched(
         await client.hset(pois_key("store-1"), "old", b"1:" + old.SerializeToString())
         change_the_model(eyes)
 
-        status, output = await run(redis_url, eyes)
+        done, output = await run(redis_url, eyes)
 
-        assert status == 1
+        assert not done
         assert "would have no reference that is matched: stores/store-1/pois/old" in output
         assert f"no longer matched: {old.references[0].name}" in output
         assert await one.who(unit(101)) == ["p1"]
 
-        status, output = await run(redis_url, eyes, "--drop")
-        assert (status, "1 kept as they are" in output) == (0, True)
+        done, output = await run(redis_url, eyes, drop=True)
+        assert (done, "1 kept as they are" in output) == (True, True)
         await becomes(["p1"], lambda: one.who(unit(501)), 3)
         assert await one.who(unit(40)) == ["plain"]
         assert await one.pois.GetPoi(poi_pb2.GetPoiRequest(name=old.name))
@@ -123,24 +120,20 @@ async def test_another_model_than_the_embedding_service_runs_is_refused(
 ) -> None:
     eyes.model = "other-model"
 
-    status, output = await run(redis_url, eyes)
-
-    assert (status, "computes other-model, not face-reidentification-retail-0095" in " ".join(output.split())) == (
-        1,
-        True,
-    )
-    status, output = await run(redis_url, eyes, "--model", "other-model")
-    assert (status, "--prepare" in output) == (2, True)
-    status, output = await run(redis_url, eyes, "--model", "other-model", "--prepare")
-    assert (status, "12 references anew" in output) == (0, True)
+    with pytest.raises(ReembedError, match="computes other-model, not face-reidentification-retail-0095"):
+        await run(redis_url, eyes)
+    with pytest.raises(SystemExit, match="2"):
+        command(["--model", "other-model"])
+    done, output = await run(redis_url, eyes, model="other-model")
+    assert (done, "12 references anew" in output) == (True, True)
     assert await one.who(unit(101)) == ["p1"]
 
 
 async def test_after_a_kill_it_goes_on_where_it_was(redis_url: str, one: Replica, eyes: StandIn) -> None:
     change_the_model(eyes)
     eyes.gate, eyes.calls = asyncio.Semaphore(5), 0
-    arguments, env = command(redis_url, eyes)
-    process = await asyncio.create_subprocess_exec(*arguments, env=env)
+    env = {**os.environ, "POI_REDIS_URL": redis_url, "POI_EMBED_TARGET": eyes.target}
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "match_svc", "reembed", env=env)
     async with redis.asyncio.Redis.from_url(redis_url) as client:
         try:
             await becomes(5, lambda: client.hlen(reembed_key("store-1")), 30)
@@ -151,7 +144,7 @@ async def test_after_a_kill_it_goes_on_where_it_was(redis_url: str, one: Replica
         assert eyes.calls == 5
         eyes.gate = None
 
-        assert (await run(redis_url, eyes))[0] == 0
+        assert (await run(redis_url, eyes))[0]
 
     assert eyes.calls == 12, "nobody was looked at twice"
     await becomes(["p1"], lambda: one.who(unit(501)), 3)
