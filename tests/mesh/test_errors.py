@@ -102,7 +102,8 @@ def test_a_violation_of_the_whole_message_is_told_without_a_field() -> None:
 def test_everything_that_is_not_met_is_listed() -> None:
     violations = [("FACE_TOO_SMALL", "images[0]", "30 px"), ("NO_FACE", "images[1]", "shows no face")]
 
-    told = from_status(to_status(FailedPrecondition("too poor", reason="LOW_QUALITY", violations=violations)))
+    unmet = errors.FailedPrecondition("too poor", reason="LOW_QUALITY", violations=violations)
+    told = errors.from_status(errors.to_status(unmet))
 
-    assert isinstance(told, FailedPrecondition)
+    assert isinstance(told, errors.FailedPrecondition)
     assert (told.reason, told.violations) == ("LOW_QUALITY", violations)
