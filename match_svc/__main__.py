@@ -1,4 +1,4 @@
-"""`python -m match_svc`: settings, parts, server."""
+"""`python -m match_svc`: settings, parts, server. `python -m match_svc reembed`: see there."""
 
 from __future__ import annotations
 
@@ -8,14 +8,19 @@ from functools import partial
 
 from poi.v1 import embedding_pb2_grpc, match_pb2_grpc, poi_pb2_grpc, watchlist_pb2_grpc
 
-from match_svc import calibration
+from match_svc import calibration, reembed
 from match_svc.calibration import command
+from match_svc.checks import Checks, Likeness
 from match_svc.decisions import Decisions
 from match_svc.enrolment import Enrolment
 from match_svc.follower import Follower
+from match_svc.gallery import Snapshot
+from match_svc.images import Cutter, Framing
+from match_svc.importing import Importer
 from match_svc.log import LogReader
 from match_svc.matching import Matcher
 from match_svc.people import DIMENSION
+from match_svc.photos import Least, Photos
 from match_svc.policy import Rules
 from match_svc.registry import Registry
 from match_svc.removals import Removals
@@ -68,9 +73,20 @@ def assemble(settings: MatchServerSettings) -> Server:
         pools = Pools(settings.pool_tracks, settings.pool_faces, *margins, DIMENSION)
     matcher = Matcher(decisions, pools, settings.max_matches, settings.search_threads)
     removals = Removals(replicas, settings.confirm_seconds)
-    enrolment = Enrolment(registry, embedding_pb2_grpc.EmbeddingServiceStub(embed), settings.embed_timeout)
 
-    pois = PoiServicer(registry, enrolment, removals, watchlists)
+    async def gallery(store: str) -> Snapshot:
+        await follower.settled(await registry.revision())
+        await replicas.wait_ready()
+        return follower.gallery(store)
+
+    framing = Framing(settings.reference_image_px, settings.reference_image_bytes)
+    stub = embedding_pb2_grpc.EmbeddingServiceStub(embed)
+    photos = Photos(stub, settings.embed_timeout, least_of(settings), Cutter(framing))
+    checks = Checks(Likeness(settings.duplicate_similarity, settings.disagreement_similarity), gallery)
+    enrolment = Enrolment(registry, photos, checks, watchlists.retention)
+    importer = Importer(enrolment)
+
+    pois = PoiServicer(registry, enrolment, importer, removals, watchlists, server.draining)
     server.add(poi_pb2_grpc.add_PoiServiceServicer_to_server, pois, POI_SERVICE)
     server.add(
         watchlist_pb2_grpc.add_WatchlistServiceServicer_to_server,
@@ -94,6 +110,18 @@ def assemble(settings: MatchServerSettings) -> Server:
     return server
 
 
+def least_of(settings: MatchServerSettings) -> Least:
+    """What a face must be like to be a reference."""
+    return Least(
+        settings.face_confidence,
+        settings.face_width_px,
+        settings.face_sharpness,
+        settings.face_yaw_degrees,
+        settings.face_pitch_degrees,
+        settings.face_roll_degrees,
+    )
+
+
 async def main() -> None:
     """Serve until told to stop."""
     await assemble(load(MatchServerSettings)).serve()
@@ -102,4 +130,7 @@ async def main() -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["calibrate"]:
         sys.exit(command.calibrate(sys.argv[2:]))
-    run(main)
+    if sys.argv[1:2] == ["reembed"]:
+        reembed.run(sys.argv[2:])
+    else:
+        run(main)

@@ -141,6 +141,25 @@ class Snapshot:
             for similarity, first, (_, person) in zip(best.tolist(), firsts.tolist(), asked, strict=True)
         ]
 
+    def alike(self, probes: Floats, is_aligned: NDArray[np.bool_], least: float) -> list[dict[str, float]]:
+        """For each probe the persons (resource names) with a row of at least this cosine, and the best cosine of each.
+
+        Everybody who is enrolled, whatever their limits and whether they have expired: for finding them, not matching.
+        """
+        found: list[dict[str, float]] = [{} for _ in range(len(probes))]
+        limits = Limits.of(np.full(self.rows, least, np.float32), least)
+        for index, _, positions in self._shares(is_aligned):
+            hits = index.search(probes[positions], limits)
+            for position, row, similarity in zip(
+                positions[hits.probes].tolist(), hits.rows.tolist(), hits.similarities.tolist(), strict=True
+            ):
+                person = self._numbered[int(self._owners[row])]
+                if person is None or self._people.get(person.poi_id) is not person:
+                    continue  # left behind by a change or a removal
+                people = found[position]
+                people[person.name] = max(people.get(person.name, -1.0), min(1.0, similarity))
+        return found
+
     def still(self, matches: list[Match], sighting: common_pb2.Detection | None = None) -> list[Match]:
         """Those of an older snapshot's matches that are matches in this one: whoever was removed meanwhile, or taken
         off the list, is not. `sighting` says where and when the probe was seen."""

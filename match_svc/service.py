@@ -16,6 +16,7 @@ from poi.v1 import match_pb2, match_pb2_grpc, poi_pb2, poi_pb2_grpc
 from match_svc import profiles
 from match_svc.enrolment import Enrolment
 from match_svc.follower import Follower
+from match_svc.importing import Importer
 from match_svc.matching import Batch, Matcher
 from match_svc.people import Match
 from match_svc.pipeline import in_order
@@ -44,15 +45,34 @@ _KINDS = {"exact": match_pb2.INDEX_KIND_EXACT, "quantised": match_pb2.INDEX_KIND
 class PoiServicer(poi_pb2_grpc.PoiServiceServicer):
     """poi.v1.PoiService."""
 
-    def __init__(self, registry: Registry, enrolment: Enrolment, removals: Removals, watchlists: Watchlists) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        enrolment: Enrolment,
+        importer: Importer,
+        removals: Removals,
+        watchlists: Watchlists,
+        draining: asyncio.Event,
+    ) -> None:
         self._registry = registry
         self._watchlists = watchlists
         self._enrolment = enrolment
+        self._importer = importer
         self._removals = removals
+        self._draining = draining
 
     async def CreatePoi(self, request: poi_pb2.CreatePoiRequest, context: Context) -> poi_pb2.Poi:
         """Enrol."""
         return profiles.basic(await self._enrolment.create(request))
+
+    async def ImportPois(
+        self, request_iterator: AsyncIterator[poi_pb2.ImportPoisRequest], context: Context
+    ) -> AsyncIterator[poi_pb2.ImportPoisResponse]:
+        """Enrol many."""
+        rows = until_drained(request_iterator, self._draining)
+        async with aclosing(in_order(rows, self._importer.row)) as responses:
+            async for response in responses:
+                yield response
 
     async def GetPoi(self, request: poi_pb2.GetPoiRequest, context: Context) -> poi_pb2.Poi:
         """Read."""
@@ -106,6 +126,12 @@ class PoiServicer(poi_pb2_grpc.PoiServiceServicer):
         changed = await self._enrolment.delete_reference(request.name)
         await self._removals.effective(int(changed.etag), context)
         return profiles.basic(changed)
+
+    async def GetReferenceImage(
+        self, request: poi_pb2.GetReferenceImageRequest, context: Context
+    ) -> poi_pb2.ReferenceImage:
+        """Show a face."""
+        return await self._registry.picture(request.name)
 
 
 class MatchServicer(match_pb2_grpc.MatchServiceServicer):

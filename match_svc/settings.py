@@ -67,6 +67,29 @@ class MatchServerSettings(ServerSettings):
     embed_timeout: Annotated[float, Field(gt=0, le=120)] = 10.0
     """Longest wait in seconds for the faces of one photo."""
 
+    face_confidence: Annotated[float, Field(ge=0.5, le=1)] = 0.9
+    """Least confidence of the face detector in a photo that is enrolled: it fires on backs of heads at 0.5 to 0.8."""
+    face_width_px: Annotated[int, Field(ge=1, le=1000)] = 40
+    """Least width of a face that is enrolled. At 40 px .957 of faces are recognised at cosine 0.45, at 24 px .880."""
+    face_sharpness: Annotated[float, Field(ge=0, le=1)] = 0.6
+    """Least sharpness: about the cosine that a blurred face keeps with its sharp self."""
+    face_yaw_degrees: Annotated[float, Field(gt=0, le=90)] = 35.0
+    """Most turn to the side, as estimated from landmarks (within 10 degrees or so). In a clip of a turning head, frames
+    up to 35 degrees keep a cosine of .77 or more with the frontal mean, from 45 degrees on .58 to .74."""
+    face_pitch_degrees: Annotated[float, Field(gt=0, le=90)] = 30.0
+    """Most tilt up or down. Level faces are estimated at -13 to 18 degrees."""
+    face_roll_degrees: Annotated[float, Field(gt=0, le=90)] = 30.0
+    """Most lean to a shoulder. Alignment undoes it; embeddings of unaligned crops lose their likeness by 50 degrees."""
+    duplicate_similarity: Annotated[float, Field(ge=0.2, le=1)] = 0.55
+    """A face this similar (cosine) to somebody's reference is likely theirs: the best of 4,280 strangers reaches that
+    in 1 % of enrolments."""
+    disagreement_similarity: Annotated[float, Field(ge=-1, le=0.9)] = 0.3
+    """Faces that are less similar (cosine) than this look like different people."""
+    reference_image_px: Annotated[int, Field(ge=0, le=1024)] = 512
+    """Longer side of the picture that is kept of an enrolled face, at most; 0 keeps none."""
+    reference_image_bytes: Annotated[int, Field(ge=4096, le=1 << 20)] = 128 << 10
+    """Largest such picture: it is compressed harder, then made smaller, until it fits."""
+
     max_lag_seconds: Annotated[float, Field(gt=0, le=60)] = 1.0
     """A replica whose gallery misses a change that is older than this does not serve, until it has caught up."""
     replica_seconds: Annotated[float, Field(ge=1, le=60)] = 3.0

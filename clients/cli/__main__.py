@@ -4,7 +4,19 @@ from typing import Annotated
 
 import typer
 
-from clients.cli import alerts, erase, faces, investigate, operations, people, places, targets, tuning, watchlists
+from clients.cli import (
+    alerts,
+    erase,
+    faces,
+    importing,
+    investigate,
+    operations,
+    people,
+    places,
+    targets,
+    tuning,
+    watchlists,
+)
 from clients.cli.options import SERVICES
 from clients.cli.session import Mesh
 
@@ -36,7 +48,7 @@ def poi(
     context.obj = Mesh(store, dict(zip(SERVICES, targets, strict=True)))
 
 
-for commands in (people, watchlists, tuning, faces, alerts, targets, investigate, erase, places, operations):
+for commands in (people, importing, watchlists, tuning, faces, alerts, targets, investigate, erase, places, operations):
     commands.register(app)
 
 if __name__ == "__main__":

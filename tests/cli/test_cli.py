@@ -23,6 +23,7 @@ from tests.alert_svc.support import candidate, connected, raise_alerts
 from tests.cli.conftest import Poi
 from tests.support import embedding, unit
 
+REQUIRED = ("--purpose", "theft", "--legal-basis", "legitimate-interests", "--expire", "90d")
 ROOT = Path(__file__).parents[2]
 
 
@@ -47,8 +48,11 @@ def test_status_tells_which_server_is_down(poi: Poi) -> None:
 
 
 def test_a_person_is_enrolled_found_on_a_photo_and_deleted(poi: Poi, photos: dict[str, Path]) -> None:
-    woman = poi.json("enrol", "Jo [1]", photos["woman"], "--severity", "high", "--id", "jo", "--expires", "2099-01-01")
-    poi.output("enrol", "Bo", photos["man"], "--id", "bo")
+    woman = poi.json(
+        *("enrol", "Jo [1]", photos["woman"], "--severity", "high", "--id", "jo"),
+        *("--purpose", "theft", "--legal-basis", "legitimate-interests", "--expires", "2099-01-01"),
+    )
+    poi.output("enrol", "Bo", photos["man"], "--id", "bo", *REQUIRED)
     assert (woman["name"], woman["severity"], len(woman["references"])) == (
         "stores/store-1/pois/jo",
         "SEVERITY_HIGH",
@@ -286,11 +290,11 @@ def test_what_fails_is_one_line_with_the_reason(poi: Poi, photos: dict[str, Path
     no_image.write_text("not a photo")
     assert poi.fails("ack", "0" * 32) == f"stores/store-1/alerts/{'0' * 32} was not found (RESOURCE_NOT_FOUND)"
     assert poi.fails("alerts", "--cursor", "yesterday") == "cursor: is not a cursor (INVALID_CURSOR)"
-    assert "(IMAGE_UNDECODABLE)" in poi.fails("enrol", "X", no_image)
-    assert "(MULTIPLE_FACES)" in poi.fails("enrol", "X", photos["both"])
+    assert "(IMAGE_UNDECODABLE)" in poi.fails("enrol", "X", no_image, *REQUIRED)
+    assert "(MULTIPLE_FACES)" in poi.fails("enrol", "X", photos["both"], *REQUIRED)
     assert poi.fails("match", tmp_path / "absent.jpg").endswith("absent.jpg: No such file or directory")
     assert "not an id of stores/{store}" in poi.fails("--store", "no/store", "list")
-    assert "threshold" in poi.fails("enrol", "X", photos["woman"], "--threshold", "7")
+    assert "threshold" in poi.fails("enrol", "X", photos["woman"], "--threshold", "7", *REQUIRED)
 
 
 def test_a_server_that_does_not_answer_is_named(poi: Poi, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from match_svc.__main__ import assemble
 from match_svc.settings import MatchServerSettings
 from mesh.channels import connect
 from mesh.server import Server
-from tests.support import embedding
+from tests.support import embedding, valid_poi
 from tests.support.vectors import Vector
 
 Alignment: TypeAlias = "common_pb2.Alignment.ValueType"
@@ -38,13 +38,15 @@ class Replica:
     async def enrol(
         self, poi_id: str, *faces: Vector, alignment: Alignment = common_pb2.ALIGNMENT_ALIGNED, **profile: Any
     ) -> poi_pb2.Poi:
-        """Enrol a person from embeddings."""
+        """Enrol a person from embeddings, whoever they look like."""
         return await self.pois.CreatePoi(
             poi_pb2.CreatePoiRequest(
                 parent=STORE,
                 poi_id=poi_id,
-                poi=poi_pb2.Poi(**{"display_name": poi_id, **profile}),
+                poi=valid_poi(**{"display_name": poi_id, **profile}),
                 embeddings=[embedding(face, alignment=alignment) for face in faces],
+                allow_duplicate=True,
+                allow_disagreement=True,
             )
         )
 
