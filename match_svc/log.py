@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
-import structlog
-from google.protobuf.message import DecodeError
 from poi.v1 import match_pb2, watchlist_pb2
 
 from match_svc import watchlists
 from match_svc.registry import LOG, REVISION, REVISIONS, SETTINGS, pois_key, watchlists_key
 from mesh.redis import BLOCK_MS, Redis
-
-_log = structlog.get_logger(__name__)
 
 _CHUNK = 500
 """Records asked for at once: 1.5 MB or so, a few ms of Redis."""
@@ -86,7 +82,9 @@ class LogReader:
             pipe.hget(SETTINGS, store)
             pipe.hgetall(watchlists_key(store))
             settings, lists = await pipe.execute()
-        return match_pb2.MatchSettings.FromString(settings or b""), list(_lists(lists))
+        return match_pb2.MatchSettings.FromString(settings or b""), [
+            watchlist for _, watchlist in watchlists.readable(lists)
+        ]
 
     async def wait(self, position: bytes) -> tuple[bytes, list[Change]]:
         """The changes behind `position`, as soon as there are any, and the new position; nothing after 2 s without."""
@@ -100,15 +98,6 @@ class LogReader:
             pipe.get(REVISION)
             answer, revision = await pipe.execute()
         return _parse(answer, position)[1], int(revision or 0)
-
-
-def _lists(records: Mapping[bytes, bytes]) -> Iterator[watchlist_pb2.Watchlist]:
-    for watchlist_id, value in records.items():
-        try:
-            yield watchlists.decode(value)
-        except (DecodeError, UnicodeDecodeError):
-            # As for a person: one damaged record must not keep the others from being matched.
-            _log.error("watchlist_unreadable", watchlist_id=watchlist_id.decode(errors="replace"))
 
 
 def _parse(answer: Any, position: bytes) -> tuple[bytes, list[Change]]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-# KEYS records, order, log, revision, revisions, request, watchlists, members, images, reembed; ARGV store, POI, revision
-# that it must have, record ("" removes), fingerprint, seconds to remember the request, length of the log, lists that it is
-# put on, lists that it is taken off, number of pictures dropped, their fields, then field and picture of new ones.
+# KEYS records, order, log, revision, revisions, request, watchlists, members, images, reembed.
+# ARGV store, POI, revision that it must have, record ("" removes), fingerprint, seconds to remember the request, length
+# of the log, lists that it is put on, lists that it is taken off, number of pictures dropped, their fields, then field
+# and picture of new ones.
 # Repeating it (as the connection does when an answer got lost) gives the answer of the first time.
 WRITE: Final = """
 local before = redis.call('GET', KEYS[6])

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, cast
 
+import structlog
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from poi.v1 import poi_pb2, watchlist_pb2
 
 from match_svc.registry import LOG, RACES, REVISION, REVISIONS, etag_mismatch, members_key, watchlists_key
 from mesh import names
 from mesh.errors import Aborted, AlreadyExists, FailedPrecondition, NotFound
 from mesh.redis import Redis
+
+_log = structlog.get_logger(__name__)
 
 _ATTEMPT_SECONDS: Final = 60
 """How long a write is remembered: for as long as the connection may repeat it."""
@@ -70,12 +73,12 @@ class Watchlists:
         return Stored(decode(value), int(members or 0))
 
     async def all(self, store: str) -> list[Stored]:
-        """All lists of a store, by id."""
+        """All lists of a store that can be read, by id."""
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.hgetall(watchlists_key(store))
             pipe.hgetall(members_key(store))
             values, members = await pipe.execute()
-        return [Stored(decode(values[one]), int(members.get(one, 0))) for one in sorted(values)]
+        return [Stored(watchlist, int(members.get(one, 0))) for one, watchlist in readable(values)]
 
     async def retention(self, store: str, watchlists: Sequence[str]) -> Duration | None:
         """The shortest retention of these lists (by name); None where none has any. Raises NotFound."""
@@ -168,6 +171,15 @@ def decode(value: bytes) -> watchlist_pb2.Watchlist:
     watchlist = watchlist_pb2.Watchlist.FromString(content)
     watchlist.etag = revision.decode()
     return watchlist
+
+
+def readable(records: Mapping[bytes, bytes]) -> Iterator[tuple[bytes, watchlist_pb2.Watchlist]]:
+    """The lists of a store by id: one damaged record must not keep the others from being used."""
+    for watchlist_id, value in sorted(records.items()):
+        try:
+            yield watchlist_id, decode(value)
+        except (DecodeError, UnicodeDecodeError):
+            _log.error("watchlist_unreadable", watchlist_id=watchlist_id.decode(errors="replace"))
 
 
 def limit_stay(poi: poi_pb2.Poi, lists: Iterable[Stored]) -> None:
