@@ -3,24 +3,24 @@
 Each of these is a defect that a system of this kind is known to have, and the test that it is not there. Where another
 room's test is the closest look, it is named; `here` is this file.
 
-| what must not happen                                      | test                                                    |
-|-----------------------------------------------------------|---------------------------------------------------------|
-| kill -9 of a process loses detections                     | test_crashes, test_replicas, history_svc/test_kill      |
-| kill -9 of Redis loses what was acknowledged              | test_crashes, alert_svc/test_crash, match_svc/...replicas |
+| what must not happen                                      | test                                                     |
+|-----------------------------------------------------------|----------------------------------------------------------|
+| kill -9 of a process loses detections                     | test_crashes, test_replicas, history_svc/test_kill       |
+| kill -9 of Redis loses what was acknowledged              | test_crashes, alert_svc/test_crash, match_svc/..replicas |
 | an alert is lost while its sink is down                   | delivery/test_crash: ..._a_target_that_was_down_gets_... |
 | a sink hangs, answers 500, closes early, answers twice    | delivery/test_webhook: ..._bad_answer_..., ..._given_... |
-| NaN is stored as an embedding                             | here, test_refusals[nan], match_svc/test_registry       |
-| a search that finds nobody is an error                    | here, history_svc/test_search: ..._nobody_found_...     |
-| a deleted person raises alerts                            | here: test_who_is_deleted_..., match_svc/test_replicas  |
-| a deleted person's photos are served                      | test_erased_photos                                      |
-| a cached identity makes a stranger a match                | here: ..._recycled_id_..., match_svc/test_decisions     |
-| a recycled id hides somebody from history or from alerts  | here: ..._recycled_id_..., history_svc/test_appearances |
-| a message shape is not understood                         | here: ..._every_shape_..., ingest_svc/test_cameras      |
-| a replica that dies loses or repeats an alert             | test_replicas                                           |
-| cameras' clocks that differ lose or double somebody       | here: ..._clocks_...                                    |
-| twins alert twice                                         | test_twins                                              |
-| who expires or leaves a list in a stream goes on alerting | here: ..._expires_...; test_off_the_list                |
-| a burst loses alerts                                      | delivery/test_webhook: test_ten_thousand_alerts_...     |
+| NaN is stored as an embedding                             | here, test_refusals[nan], match_svc/test_registry        |
+| a search that finds nobody is an error                    | here, history_svc/test_search: ..._nobody_found_...      |
+| a deleted person raises alerts                            | here: test_who_is_deleted_..., match_svc/test_replicas   |
+| a deleted person's photos are served                      | test_erased_photos                                       |
+| a cached identity makes a stranger a match                | here: ..._recycled_id_..., match_svc/test_decisions      |
+| a recycled id hides somebody from history or from alerts  | here: ..._recycled_id_..., history_svc/test_appearances  |
+| a message shape is not understood                         | here: ..._every_shape_..., ingest_svc/test_cameras       |
+| a replica that dies loses or repeats an alert             | test_replicas                                            |
+| cameras' clocks that differ lose or double somebody       | here: ..._clocks_...                                     |
+| twins alert twice                                         | test_twins                                               |
+| who expires or leaves a list in a stream goes on alerting | here: ..._expires_...; test_off_the_list                 |
+| a burst loses alerts                                      | delivery/test_webhook: test_ten_thousand_alerts_...      |
 """
 
 from __future__ import annotations
