@@ -10,8 +10,9 @@ fields `event` (the number of an AlertEvent, in decimal) and `alert` (the whole 
 event). `read_entry` reads one. Fields may be added, never changed; readers skip events that they do not know. Its id is
 the cursor of StreamAlerts. It is trimmed by age, with a note (`mesh.tail`).
 
-A record and its log entry are written by one Lua script (`alert_svc.scripts`), so that there is never one without the
-other, whichever server dies when. `poi:alerts:stores` names the stores for the sweep. Redis 6.2 or later.
+A record and its log entry, and the report of a match that is confirmed or rejected (`alert_svc.feedback`), are written
+by one Lua script (`alert_svc.scripts`), so that there is never one without the other, whichever server dies when.
+`poi:alerts:stores` names the stores for the sweep. Redis 6.2 or later.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from poi.v1 import alert_pb2
 
 from alert_svc import escalation, scripts
+from alert_svc.feedback import metrics, reports
+from alert_svc.feedback.store import ReportStore
 from alert_svc.policy import Policies, Policy
-from alert_svc.triage import OPEN, Action
+from alert_svc.triage import OPEN, STEPS, Action
 from mesh import names, tail
 from mesh.errors import NotFound
 from mesh.redis import Redis
@@ -54,6 +57,8 @@ class Raised(NamedTuple):
     """Name of the alert: its own, or the earlier one that took it in."""
     created: bool
     suppressed: bool
+    rejected: bool = False
+    """Somebody said that it is not this person; the name is "" where there was no alert before."""
 
 
 class AlertLog:
@@ -74,6 +79,7 @@ class AlertLog:
         """
         self._redis = redis
         self.policies = Policies(redis, policy)
+        self.reports = ReportStore(redis)
         self._retention_ns = round(retention_days * _DAY_SECONDS * 1e9)
         self._ring, self.heartbeat = ring, heartbeat
         self._raise = redis.register_script(scripts.RAISE)
@@ -94,6 +100,10 @@ class AlertLog:
             for index, (code, snapshot) in zip(pending, answers, strict=True):
                 if code == scripts.CREATED:
                     outcome[index] = Raised(alerts[index].name, created=True, suppressed=False)
+                    metrics.expect(alerts[index].match.poi, alerts[index].match, alerts[index].camera)
+                elif code == scripts.REJECTED:
+                    name = alerts[index].name if snapshot else ""
+                    outcome[index] = Raised(name, created=False, suppressed=False, rejected=True)
                 else:
                     holders.setdefault(snapshot, []).append((index, code))
             for snapshot, takes in holders.items():
@@ -120,8 +130,34 @@ class AlertLog:
             changed = action.apply(alert := alert_pb2.Alert.FromString(before), now())
             if changed is None:
                 return alert
-            if await self._write(before, changed, action.event, due="remove"):
+            if await self._write(before, changed, action.event, due="remove", report=reports.of_alert(changed)):
                 return changed
+
+    async def report(self, said: reports.Report) -> reports.Report:
+        """Keeps what was said of a pair, and confirms or rejects the pair's alert where it may become so.
+
+        The report as it is kept; where it says what was said before, that one. Raises nothing of its own.
+        """
+        store_id, pair = names.parse_match_report(said.name)
+        await self._make_known(store_id)
+        while True:  # who comes between moves the alert on, raises it, or says something else, which has an end
+            record = await self.reports.record(store_id, pair)
+            before: bytes | None = await _awaited(self._redis.hget(_key(store_id), pair))
+            earlier = reports.unpacked(record) if record else None
+            alert = alert_pb2.Alert.FromString(before) if before else None
+            report = reports.completed(said, alert, earlier)
+            changed = reports.consequence(alert, report)
+            if before and changed:
+                event = STEPS[changed.state].event
+                written = await self._write(before, changed, event, due="remove", report=report)
+            elif earlier and reports.is_repeat(report, earlier):
+                return earlier
+            else:
+                written = await self.reports.write(
+                    store_id, pair, report, before=record, alerts_key=_key(store_id), alert=before
+                )
+            if written:
+                return report
 
     async def sweep(self) -> None:
         """Expires what is old and escalates what waits too long, of all stores. Any number of servers may do it."""
@@ -131,6 +167,7 @@ class AlertLog:
                 pass
             while await self._escalate_some(store_id) == _CHUNK:
                 pass
+            await self.reports.sweep(store_id, _stamp(time.time_ns() - self._retention_ns))
 
     async def list(
         self,
@@ -213,7 +250,7 @@ class AlertLog:
                 _ns(alert.detect_time) // 1_000_000,
                 created // 1_000_000 if escalation.waits(alert) else "",
             ]
-        answers: Sequence[tuple[int, bytes]] = await self._raise(keys=keys, args=arguments)
+        answers: Sequence[tuple[int, bytes]] = await self._raise(keys=[*keys, reports.key(store_id)], args=arguments)
         return answers
 
     async def _absorb(self, before: bytes, takes: Sequence[tuple[alert_pb2.Alert, int]], policy: Policy) -> str:
@@ -240,17 +277,26 @@ class AlertLog:
         *,
         due: str | int,
         takes: Mapping[str, object] = {},
+        report: reports.Report | None = None,
     ) -> bool:
-        """Writes the alert and its log entry if it still is as `before`; `takes` are names of appearances' alerts."""
+        """Writes the alert and its log entry if it still is as `before`; `takes` are names of appearances' alerts.
+
+        `report` is what was said of its match with that: there is never one without the other.
+        """
         store_id, alert_id = names.parse_alert(alert.name)
         keys = [_key(store_id), _key(store_id, "log"), _key(store_id, "due")]
         keys += [_window(store_id, alert, per_camera=per_camera) for per_camera in (False, True)]
+        keys += [reports.key(store_id), reports.index_key(store_id)]
         keys += [_key(store_id, f"added:{names.parse_alert(name)[1]}") for name in takes]
         closes = "" if alert.state in OPEN else "close"
         retention_ms = max(1, self._retention_ns // 1_000_000)
         after = alert.SerializeToString()
         arguments: list[str | bytes | int] = [alert_id, before, after, int(event), closes, due, retention_ms]
-        return bool(await self._change(keys=keys, args=arguments))
+        arguments.append(reports.packed(report) if report else b"")
+        code = int(await self._change(keys=keys, args=arguments))
+        if report and code == 1:
+            metrics.count(report)
+        return bool(code)
 
     async def _expire_some(self, store_id: str) -> int:
         log = _key(store_id, "log")
@@ -293,9 +339,7 @@ class AlertLog:
 
 def now() -> Timestamp:
     """The time of this server, in whole microseconds as the index has it."""
-    time_stamp = Timestamp()
-    time_stamp.FromMicroseconds(time.time_ns() // 1000)
-    return time_stamp
+    return _stamp(time.time_ns())
 
 
 def read_entry(entry_id: str, fields: Mapping[bytes, bytes]) -> Change:
@@ -321,6 +365,12 @@ def _window(store_id: str, alert: alert_pb2.Alert, *, per_camera: bool) -> str:
 async def _awaited(answer: Any) -> Any:
     """What a command answers: redis-py types its commands as synchronous or not."""
     return await answer
+
+
+def _stamp(nanoseconds: int) -> Timestamp:
+    time_stamp = Timestamp()
+    time_stamp.FromMicroseconds(nanoseconds // 1000)
+    return time_stamp
 
 
 def _ns(time_stamp: Timestamp) -> int:

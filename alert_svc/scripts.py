@@ -4,25 +4,33 @@ from __future__ import annotations
 
 from typing import Final
 
+from alert_svc.feedback.scripts import REJECTED as REJECTED_LUA
+from alert_svc.feedback.scripts import SAY
 from mesh import tail
 
 CREATED: Final = 1
 EXISTS: Final = 0
 ADDED_BEFORE: Final = 2
 REPEAT: Final = 3
+REJECTED: Final = 4
 
-# KEYS records, index, log, due, then of each candidate its window and its `added` note;
+# KEYS records, index, log, due, then of each candidate its window and its `added` note, and at last the reports;
 # ARGV window in ms, then of each candidate id, index member, snapshot, detect ms, due ms or "".
-# Answers {code, snapshot of the alert that it belongs to} for each. A record that is there already and is byte for byte
-# what we bring (its etag is random) was written by this very call before its answer was lost.
+# Answers {code, snapshot of the alert that it belongs to} for each; of a rejected pair that of its own alert, or "".
+# A record that is there already and is byte for byte what we bring (its etag is random) was written by this very call
+# before its answer was lost.
 # A window outlives its time by an hour, so that detections that come late, in a bunch, are compared by their own time.
-RAISE: Final = """
+RAISE: Final = (
+    REJECTED_LUA
+    + """
 local records, index, log, due = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local window = tonumber(ARGV[1])
 
 local function place(id, member, snapshot, detected, due_time, window_key, added_key)
   local current = redis.call('HGET', records, id)
-  if current then return {current == snapshot and 1 or 0, current} end
+  if current == snapshot then return {1, current} end
+  if rejected(KEYS[#KEYS], id) then return {4, current or ''} end
+  if current then return {0, current} end
   local holder = redis.call('GET', added_key)
   if holder then
     current = redis.call('HGET', records, holder)
@@ -59,21 +67,27 @@ for i = 2, #ARGV, 5 do
 end
 return answers
 """
+)
 
-# KEYS records, log, due, the two windows that it may hold, then the `added` notes of appearances that it takes in;
-# ARGV id, snapshot before, snapshot after, event, "close" or "", due ms or "keep" or "remove", retention ms.
-# Answers 1 when it is written, 0 when the alert, or one of the appearances, has moved on meanwhile: look again.
-CHANGE: Final = """
+# KEYS records, log, due, the two windows that it may hold, reports, their index, then the `added` notes of appearances
+# that it takes in;
+# ARGV id, snapshot before, snapshot after, event, "close" or "", due ms or "keep" or "remove", retention ms,
+# record of the report that goes with it or "".
+# Answers 1 when it is written, 2 when the report before said the same, 0 when the alert, or one of the appearances, has
+# moved on meanwhile: look again.
+CHANGE: Final = (
+    SAY
+    + """
 local id = ARGV[1]
 local current = redis.call('HGET', KEYS[1], id)
 if current == ARGV[3] then return 1 end
 if current ~= ARGV[2] then return 0 end
-for i = 6, #KEYS do
+for i = 8, #KEYS do
   if redis.call('EXISTS', KEYS[i]) == 1 then return 0 end
 end
 redis.call('HSET', KEYS[1], id, ARGV[3])
 redis.call('XADD', KEYS[2], '*', 'event', ARGV[4], 'alert', ARGV[3])
-for i = 6, #KEYS do
+for i = 8, #KEYS do
   redis.call('SET', KEYS[i], id, 'PX', ARGV[7])
 end
 if ARGV[5] == 'close' then
@@ -87,8 +101,10 @@ if ARGV[6] == 'remove' then
 elseif ARGV[6] ~= 'keep' then
   redis.call('ZADD', KEYS[3], 'NX', ARGV[6], id)
 end
+if ARGV[8] ~= '' then return say(KEYS[6], KEYS[7], id, ARGV[8]) end
 return 1
 """
+)
 
 # KEYS records, index, log, note, due; ARGV oldest log id, oldest index member. Answers how many alerts went: 256 at a
 # time, because a script must not block other clients.
