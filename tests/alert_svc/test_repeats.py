@@ -107,7 +107,7 @@ async def test_who_comes_back_after_the_alert_was_closed_raises_another(redis: R
     (back,) = await log.raise_all("s1", [seen("a2", 10)])
     assert back.created
     (again,) = await log.raise_all("s1", [seen("a3", 20)])
-    assert again == (back.alert, False, True)
+    assert again[:3] == (back.alert, False, True)
 
 
 async def test_a_burst_of_one_person_is_one_alert_and_one_update(redis: Redis) -> None:
