@@ -12,7 +12,7 @@ CREATED: Final = 1
 EXISTS: Final = 0
 ADDED_BEFORE: Final = 2
 REPEAT: Final = 3
-REJECTED: Final = 4
+REJECTED: Final = 5
 
 # KEYS records, index, log, due, then of each candidate its window and its `added` note, and at last the reports;
 # ARGV window in ms, then of each candidate id, index member, snapshot, detect ms, due ms or "".
@@ -29,7 +29,7 @@ local window = tonumber(ARGV[1])
 local function place(id, member, snapshot, detected, due_time, window_key, added_key)
   local current = redis.call('HGET', records, id)
   if current == snapshot then return {1, current} end
-  if rejected(KEYS[#KEYS], id) then return {4, current or ''} end
+  if rejected(KEYS[#KEYS], id) then return {5, current or ''} end
   if current then return {0, current} end
   local holder = redis.call('GET', added_key)
   if holder then
