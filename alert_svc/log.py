@@ -2,8 +2,8 @@
 
 Of a store, under `poi:{store}:alerts`: itself a hash, id -> Alert; `:index`, a sorted set of create time and id, for
 listing; `:due`, a sorted set of the HIGH alerts that wait for somebody, by the time (epoch ms) since when;
-`:window:{poi}/{camera}`, the open alert that takes in a person's repeats; `:added:{id}`, the one that took in an
-appearance; `:settings`; and `:log`.
+`:window:{poi}`, a hash of camera -> the open alert that takes in the person's repeats; `:added:{id}`, the one that took
+in an appearance; `:settings`; and `:log`.
 
 **The log** is a Redis stream that others read as well, in consumer groups or with `AlertLog.follow`. Each entry has the
 fields `event` (the number of an AlertEvent, in decimal) and `alert` (the whole serialized Alert as it is after the
@@ -25,8 +25,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from poi.v1 import alert_pb2
 
 from alert_svc import escalation, scripts
+from alert_svc.alerts import alert_id
 from alert_svc.policy import Policies, Policy
-from alert_svc.triage import OPEN, Action
+from alert_svc.triage import FALSE_MATCH, OPEN, Action
 from mesh import names, tail
 from mesh.errors import NotFound
 from mesh.redis import Redis
@@ -36,6 +37,15 @@ _CHUNK: Final = 256
 _MAX_SCANNED: Final = 5_000
 """Records that one page of a list looks at: a filter that few pass gives a short page, not a long wait."""
 _DAY_SECONDS: Final = 86_400
+_LATE_MS: Final = 3_600_000
+"""A window is kept for so much longer than it lasts."""
+_ADDED: Final = {
+    scripts.EXISTS: (False, False),
+    scripts.ADDED_BEFORE: (True, False),
+    scripts.REPEAT: (True, False),
+    scripts.RUNNER_UP: (False, True),
+}
+"""What `Raised` says of a candidate that an alert took in: suppressed, runner_up."""
 _STORES: Final = "poi:alerts:stores"
 
 
@@ -54,6 +64,8 @@ class Raised(NamedTuple):
     """Name of the alert: its own, or the earlier one that took it in."""
     created: bool
     suppressed: bool
+    runner_up: bool = False
+    """That alert is another person's, which names this one as runner-up."""
 
 
 class AlertLog:
@@ -87,8 +99,9 @@ class AlertLog:
         await self._make_known(store_id)
         policy = await self.policies.of(store_id)
         outcome: dict[int, Raised] = {}
+        dismissed: set[str] = set()  # alerts that were rejected: they hold nobody else back
         while pending := [index for index in range(len(alerts)) if index not in outcome]:
-            answers = await self._place(store_id, [alerts[index] for index in pending], policy)
+            answers = await self._place(store_id, [alerts[index] for index in pending], policy, dismissed)
             # What one alert takes in is one change of it, however many appearances a burst brings.
             holders: dict[bytes, list[tuple[int, int]]] = {}
             for index, (code, snapshot) in zip(pending, answers, strict=True):
@@ -97,11 +110,14 @@ class AlertLog:
                 else:
                     holders.setdefault(snapshot, []).append((index, code))
             for snapshot, takes in holders.items():
+                if others := [index for index, code in takes if code == scripts.RUNNER_UP]:
+                    holder = alert_pb2.Alert.FromString(snapshot)
+                    if holder.state == FALSE_MATCH:
+                        dismissed |= {alert_id(holder.match.poi, alerts[index].appearance) for index in others}
+                        takes = [(index, code) for index, code in takes if code != scripts.RUNNER_UP]
                 name = await self._absorb(snapshot, [(alerts[index], code) for index, code in takes], policy)
                 if name:
-                    outcome |= {
-                        index: Raised(name, created=False, suppressed=code != scripts.EXISTS) for index, code in takes
-                    }
+                    outcome |= {index: Raised(name, False, *_ADDED[code]) for index, code in takes}
         return [outcome[index] for index in range(len(alerts))]
 
     async def get(self, name: str) -> alert_pb2.Alert:
@@ -114,9 +130,9 @@ class AlertLog:
         Raises InvalidArgument, NotFound, FailedPrecondition (ALERT_RESOLVED, ILLEGAL_TRANSITION), Aborted
         (ETAG_MISMATCH).
         """
-        store_id, alert_id = names.parse_alert(name)
+        store_id, own = names.parse_alert(name)
         while True:  # who comes between moves the alert on, or adds to it, which has an end
-            before = await self._snapshot(store_id, alert_id)
+            before = await self._snapshot(store_id, own)
             changed = action.apply(alert := alert_pb2.Alert.FromString(before), now())
             if changed is None:
                 return alert
@@ -198,20 +214,31 @@ class AlertLog:
             self._known.add(store_id)
 
     async def _place(
-        self, store_id: str, alerts: Sequence[alert_pb2.Alert], policy: Policy
+        self, store_id: str, alerts: Sequence[alert_pb2.Alert], policy: Policy, dismissed: set[str]
     ) -> Sequence[tuple[int, bytes]]:
         keys = [_key(store_id), _key(store_id, "index"), _key(store_id, "log"), _key(store_id, "due")]
-        arguments: list[str | bytes | int] = [policy.window_ms]
+        longest_ms = policy.longest_ms
+        arguments: list[str | bytes | int] = [longest_ms + _LATE_MS if longest_ms else 0]
         for alert in alerts:
-            alert_id = names.parse_alert(alert.name)[1]
+            own = names.parse_alert(alert.name)[1]
             created = _ns(alert.create_time)
-            keys += [_window(store_id, alert, per_camera=policy.per_camera), _key(store_id, f"added:{alert_id}")]
+            camera = names.parse_camera(alert.camera)[1]
+            suppression = policy.suppression(alert)
+            # In this very appearance: the id of an alert depends only on the person and the appearance.
+            rivals = [alert_id(match.poi, alert.appearance) for match in alert.runners_up]
+            rivals = [rival for rival in rivals if rival not in dismissed]
+            keys += [_window(store_id, alert), *(_key(store_id, f"added:{each}") for each in (own, *rivals))]
             arguments += [
-                alert_id,
-                _time_key(created) + alert_id,
+                own,
+                _time_key(created) + own,
                 alert.SerializeToString(),
                 _ns(alert.detect_time) // 1_000_000,
                 created // 1_000_000 if escalation.waits(alert) else "",
+                camera,
+                suppression.window_ms,
+                camera if suppression.per_camera else "",
+                len(rivals),
+                *rivals,
             ]
         answers: Sequence[tuple[int, bytes]] = await self._raise(keys=keys, args=arguments)
         return answers
@@ -223,8 +250,9 @@ class AlertLog:
         repeats = {each.name: each for each, code in takes if code == scripts.REPEAT}
         if repeats and alert.state not in OPEN:
             return ""  # it was closed at this moment, and its window with it
-        again = [each for each, code in takes if code != scripts.REPEAT]
-        changed = escalation.absorbed(alert, again, list(repeats.values()), policy.margin, now())
+        again = [each for each, code in takes if code in (scripts.EXISTS, scripts.ADDED_BEFORE)]
+        others = [each for each, code in takes if code == scripts.RUNNER_UP]
+        changed = escalation.absorbed(alert, again, list(repeats.values()), others, policy.margin, now())
         if changed is None:
             return alert.name
         starts_waiting = escalation.waits(changed) and not escalation.waits(alert)
@@ -242,14 +270,14 @@ class AlertLog:
         takes: Mapping[str, object] = {},
     ) -> bool:
         """Writes the alert and its log entry if it still is as `before`; `takes` are names of appearances' alerts."""
-        store_id, alert_id = names.parse_alert(alert.name)
+        store_id, own = names.parse_alert(alert.name)
         keys = [_key(store_id), _key(store_id, "log"), _key(store_id, "due")]
-        keys += [_window(store_id, alert, per_camera=per_camera) for per_camera in (False, True)]
+        keys.append(_window(store_id, alert))
         keys += [_key(store_id, f"added:{names.parse_alert(name)[1]}") for name in takes]
-        closes = "" if alert.state in OPEN else "close"
+        closes = "" if alert.state in OPEN else names.parse_camera(alert.camera)[1]
         retention_ms = max(1, self._retention_ns // 1_000_000)
         after = alert.SerializeToString()
-        arguments: list[str | bytes | int] = [alert_id, before, after, int(event), closes, due, retention_ms]
+        arguments: list[str | bytes | int] = [own, before, after, int(event), closes, due, retention_ms]
         return bool(await self._change(keys=keys, args=arguments))
 
     async def _expire_some(self, store_id: str) -> int:
@@ -267,12 +295,12 @@ class AlertLog:
         due, latest = _key(store_id, "due"), time.time_ns() // 1_000_000 - delay_ms
         ids: list[bytes] = await _awaited(self._redis.zrangebyscore(due, 0, latest, start=0, num=_CHUNK))
         snapshots: list[bytes | None] = await _awaited(self._redis.hmget(_key(store_id), ids)) if ids else []
-        for alert_id, before in zip(ids, snapshots, strict=True):
+        for waiting, before in zip(ids, snapshots, strict=True):
             changed = before and escalation.overdue(alert_pb2.Alert.FromString(before), now())
             if before and changed:
                 await self._write(before, changed, alert_pb2.ALERT_EVENT_ESCALATED, due="remove")
             else:
-                await _awaited(self._redis.zrem(due, alert_id))
+                await _awaited(self._redis.zrem(due, waiting))
         return len(ids)
 
     async def _snapshot(self, store_id: str, alert_id: str) -> bytes:
@@ -312,10 +340,8 @@ def _key(store_id: str, part: str = "") -> str:
     return f"poi:{{{store_id}}}:alerts:{part}" if part else f"poi:{{{store_id}}}:alerts"
 
 
-def _window(store_id: str, alert: alert_pb2.Alert, *, per_camera: bool) -> str:
-    poi_id = names.parse_poi(alert.match.poi)[1]
-    camera_id = names.parse_camera(alert.camera)[1] if per_camera else ""
-    return _key(store_id, f"window:{poi_id}/{camera_id}")
+def _window(store_id: str, alert: alert_pb2.Alert) -> str:
+    return _key(store_id, f"window:{names.parse_poi(alert.match.poi)[1]}")
 
 
 async def _awaited(answer: Any) -> Any:
