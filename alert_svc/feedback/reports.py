@@ -13,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from poi.v1 import alert_pb2, feedback_pb2, match_pb2
 
 from alert_svc.alerts import alert_id, in_store
+from alert_svc.times import ns, time_key
 from alert_svc.triage import CONFIRMED, FALSE_MATCH, STEPS, Action
 from mesh import names
 from mesh.errors import InvalidArgument
@@ -42,14 +43,9 @@ def index_key(store_id: str) -> str:
     return f"{key(store_id)}:index"
 
 
-def time_key(time_stamp: Timestamp) -> str:
-    """16 hex digits that sort like times: the first microsecond that is not before."""
-    return f"{max(0, -(-time_stamp.ToNanoseconds() // 1000)):016x}"
-
-
 def packed(report: Report) -> bytes:
     """The record of a report."""
-    return f"{time_key(report.report_time)}{int(report.verdict)}".encode() + report.SerializeToString()
+    return f"{time_key(ns(report.report_time))}{int(report.verdict)}".encode() + report.SerializeToString()
 
 
 def unpacked(record: bytes) -> Report:

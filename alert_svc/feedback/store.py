@@ -13,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from alert_svc.feedback import metrics, reports, scripts
 from alert_svc.feedback.reports import Report
+from alert_svc.times import ns, time_key
 from mesh.redis import Redis
 
 _CHUNK: Final = 256
@@ -61,8 +62,8 @@ class ReportStore:
         The second value is the `before` of the next page, "" after the last one.
         """
         records, index = reports.key(store_id), reports.index_key(store_id)
-        lowest = f"[{reports.time_key(start)}" if start else "-"
-        highest = f"({before}" if before else f"({reports.time_key(end)}" if end else "+"
+        lowest = f"[{time_key(ns(start))}" if start else "-"
+        highest = f"({before}" if before else f"({time_key(ns(end))}" if end else "+"
         found: list[Report] = []
         last_found, scanned = before, 0
         while scanned < _MAX_SCANNED:
@@ -107,7 +108,7 @@ class ReportStore:
     async def sweep(self, store_id: str, oldest: Timestamp) -> None:
         """Drops what is older; the first time, lets the counters know what there is."""
         keys = [reports.key(store_id), reports.index_key(store_id)]
-        while int(await self._expire(keys=keys, args=[reports.time_key(oldest)])) == _CHUNK:
+        while int(await self._expire(keys=keys, args=[time_key(ns(oldest))])) == _CHUNK:
             pass
         if store_id not in self._counted:
             await self.visit(store_id, lambda report: metrics.expect(report.poi, report.match, report.camera))

@@ -351,3 +351,15 @@ def test_label_sets_have_a_bound() -> None:
     taken = [bounded("s", name) for name in ("a", "b", "c", "a", "d")]
     assert [labels for labels, _ in taken] == [("s", "a"), ("s", "b"), ("other",) * 2, ("s", "a"), ("other",) * 2]
     assert [is_new for _, is_new in taken] == [True, True, False, False, False]
+
+
+async def test_a_rejected_twin_holds_the_other_one_back_no_more(
+    client: alert_pb2_grpc.AlertServiceAsyncStub, feedback: feedback_pb2_grpc.FeedbackServiceAsyncStub, store: str
+) -> None:
+    ann, bea = candidate(store, "a1", "ann"), candidate(store, "a1", "bea")
+    bea.runners_up.append(ann.match)
+    name = (await raise_alerts(client, store, ann)).alerts[0].alert
+    await client.ResolveAlert(alert_pb2.ResolveAlertRequest(name=name, actor="eve"))
+    assert (await raise_alerts(client, store, bea)).alerts[0].runner_up
+    await feedback.ReportMatch(said(store, NOT_THIS_PERSON, "a1", "ann"))
+    assert (await raise_alerts(client, store, bea)).alerts[0].created
