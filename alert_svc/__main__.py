@@ -1,8 +1,9 @@
 """`python -m alert_svc`: serves the alert service until SIGTERM."""
 
-from poi.v1 import alert_pb2_grpc
+from poi.v1 import alert_pb2_grpc, feedback_pb2_grpc
 
 from alert_svc.delivery import build
+from alert_svc.feedback import service as feedback
 from alert_svc.log import AlertLog
 from alert_svc.service import SERVICE, AlertServicer
 from alert_svc.settings import AlertSettings
@@ -31,6 +32,9 @@ async def main() -> None:
     server.on_stop(background.close)
     servicer = AlertServicer(log, server.draining, slow_seconds=settings.slow_client_seconds)
     server.add(alert_pb2_grpc.add_AlertServiceServicer_to_server, servicer, SERVICE)
+    server.add(
+        feedback_pb2_grpc.add_FeedbackServiceServicer_to_server, feedback.FeedbackServicer(log), feedback.SERVICE
+    )
     await build.add(server, settings, client, log)
     await server.serve()
 

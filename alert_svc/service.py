@@ -58,12 +58,16 @@ class AlertServicer(alert_pb2_grpc.AlertServiceServicer):
         outcome = iter(await self._log.raise_all(store_id, alerts) if alerts else [])
         for raised in response.alerts:
             if raised.alert:
-                raised.alert, raised.created, raised.suppressed = next(outcome)
+                raised.alert, raised.created, raised.suppressed, raised.runner_up, raised.rejected = next(outcome)
         fresh = sum(raised.created for raised in response.alerts)
         suppressed = sum(raised.suppressed for raised in response.alerts)
         metrics.RAISED.inc(fresh)
         metrics.SUPPRESSED.inc(suppressed)
-        metrics.DUPLICATES.inc(len(alerts) - fresh - suppressed)
+        runners_up = sum(raised.runner_up for raised in response.alerts)
+        rejected = sum(raised.rejected for raised in response.alerts)
+        metrics.RUNNERS_UP.inc(runners_up)
+        metrics.REJECTED.inc(rejected)
+        metrics.DUPLICATES.inc(len(alerts) - fresh - suppressed - runners_up - rejected)
         metrics.REFUSED.inc(len(response.errors))
         return response
 

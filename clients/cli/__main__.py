@@ -4,7 +4,18 @@ from typing import Annotated
 
 import typer
 
-from clients.cli import alerts, erase, faces, investigate, operations, people, places, targets
+from clients.cli import (
+    alert_settings,
+    alerts,
+    erase,
+    faces,
+    feedback,
+    investigate,
+    operations,
+    people,
+    places,
+    targets,
+)
 from clients.cli.options import SERVICES
 from clients.cli.session import Mesh
 
@@ -36,7 +47,7 @@ def poi(
     context.obj = Mesh(store, dict(zip(SERVICES, targets, strict=True)))
 
 
-for commands in (people, faces, alerts, targets, investigate, erase, places, operations):
+for commands in (people, faces, alerts, alert_settings, feedback, targets, investigate, erase, places, operations):
     commands.register(app)
 
 if __name__ == "__main__":
