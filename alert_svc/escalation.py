@@ -72,12 +72,13 @@ def waits(alert: alert_pb2.Alert) -> bool:
 
 def _escalate(alert: alert_pb2.Alert, later: alert_pb2.Alert, margin: float, now: Timestamp) -> None:
     worst = _raise_severity(alert, later, now)
-    # It matters more as it is on one more list: whoever follows that one must hear of it.
-    alert.match.watchlists.extend(each for each in later.match.watchlists if each not in alert.match.watchlists)
+    # Whoever follows a list that it was, or now is, on hears of what happens to it.
+    lists = list(dict.fromkeys((*alert.match.watchlists, *later.match.watchlists)))
     if later.match.similarity >= alert.match.similarity + margin - _EPSILON:
         alert.match.CopyFrom(later.match)
         alert.match.severity = worst
         _note(alert, alert_pb2.ESCALATION_REASON_SIMILARITY, later.detection_id, now)
+    alert.match.watchlists[:] = lists
 
 
 def _raise_severity(alert: alert_pb2.Alert, later: alert_pb2.Alert, now: Timestamp) -> common_pb2.Severity.ValueType:

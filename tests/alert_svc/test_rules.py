@@ -167,3 +167,15 @@ async def test_rules_that_cannot_be_are_refused_with_their_place(client: AlertSe
         assert isinstance(error, InvalidArgument)
         assert [violation[0] for violation in error.violations] == [field]
     assert not (await client.GetAlertSettings(alert_pb2.GetAlertSettingsRequest(name=name))).suppression_rules
+
+
+async def test_an_alert_stays_on_the_lists_it_was_raised_for(redis_client: Redis, store: str) -> None:
+    store_id = store.removeprefix("stores/")
+    log = AlertLog(redis_client, retention_days=7)
+    first = seen("a1", lists="vip", similarity=0.5, store=store_id)
+    await log.raise_all(store_id, [first])
+    for _ in range(2):
+        await log.raise_all(store_id, [seen("a1", lists="staff", similarity=0.7, store=store_id)])
+    alert = await log.get(first.name)
+    assert [each.rpartition("/")[2] for each in alert.match.watchlists] == ["vip", "staff"]
+    assert len(alert.escalations) == 1
