@@ -25,6 +25,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from poi.v1 import alert_pb2
 
 from alert_svc import escalation, scripts
+from alert_svc.alerts import touched
 from alert_svc.policy import Policies, Policy
 from alert_svc.triage import OPEN, Action
 from mesh import names, tail
@@ -122,6 +123,20 @@ class AlertLog:
                 return alert
             if await self._write(before, changed, action.event, due="remove"):
                 return changed
+
+    async def show(self, name: str, evidence: alert_pb2.AlertEvidence) -> bool:
+        """Gives an alert its pictures and logs it; False where it has some already. Raises NotFound."""
+        store_id, alert_id = names.parse_alert(name)
+        while True:
+            before = await self._snapshot(store_id, alert_id)
+            alert = alert_pb2.Alert.FromString(before)
+            if alert.HasField("evidence"):
+                return False
+            changed = touched(alert, now())
+            changed.evidence.CopyFrom(evidence)
+            changed.evidence.create_time.CopyFrom(changed.update_time)
+            if await self._write(before, changed, alert_pb2.ALERT_EVENT_EVIDENCE, due="keep"):
+                return True
 
     async def sweep(self) -> None:
         """Expires what is old and escalates what waits too long, of all stores. Any number of servers may do it."""
