@@ -33,6 +33,7 @@ _FIRST_SECONDS: Final = 0.3
 _SETTLE_SECONDS: Final = 3.0
 """So long the frame kept for the match is waited for before another one of the appearance will do."""
 _MAX_SECONDS: Final = 5.0
+_AWAY_SECONDS: Final = 2.0
 _SLOTS: Final = 4
 _PACE_SECONDS: Final = 0.04
 """At most 25 looks a second, however many alerts there are: alerts and detections go first."""
@@ -123,7 +124,7 @@ class PictureMaker:
                 self._since = time.time()
                 metrics.FAILED.inc()
                 _log.warning("evidence_waits", alert=name, reason=error.reason)
-                again = _MAX_SECONDS
+                again = _AWAY_SECONDS
             else:
                 self._give_up(name, error.reason)
         except _GivenUp as error:

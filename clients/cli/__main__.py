@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from clients.cli import alerts, erase, faces, investigate, operations, people, places, targets
+from clients.cli import alerts, erase, export, faces, investigate, operations, people, places, targets
 from clients.cli.options import SERVICES
 from clients.cli.session import Mesh
 
@@ -36,7 +36,7 @@ def poi(
     context.obj = Mesh(store, dict(zip(SERVICES, targets, strict=True)))
 
 
-for commands in (people, faces, alerts, targets, investigate, erase, places, operations):
+for commands in (people, faces, alerts, export, targets, investigate, erase, places, operations):
     commands.register(app)
 
 if __name__ == "__main__":

@@ -240,6 +240,7 @@ def _print_event(response: alert_pb2.StreamAlertsResponse, as_json: bool) -> Non
         return
     alert = response.alert
     late = (alert.create_time.ToNanoseconds() - alert.detect_time.ToNanoseconds()) / 1e6
+    is_made = response.event == alert_pb2.ALERT_EVENT_EVIDENCE
     output.print_line(
         output.clock(alert.update_time),
         alert_pb2.AlertEvent.Name(response.event).removeprefix("ALERT_EVENT_"),
@@ -249,12 +250,13 @@ def _print_event(response: alert_pb2.StreamAlertsResponse, as_json: bool) -> Non
         output.closeness(alert.match),
         f"{late:.0f} ms after the frame",
         output.short(alert.name),
+        *([f"picture {output.short(alert.evidence.picture)}"] if is_made else []),
     )
 
 
 def _print_alerts(found: Iterable[alert_pb2.Alert]) -> None:
     output.print_table(
-        ("RAISED", "STATE", "SEVERITY", "WHO", "CAMERA", "SIMILARITY", "REPEATS", "ALERT"),
+        ("RAISED", "STATE", "SEVERITY", "WHO", "CAMERA", "SIMILARITY", "REPEATS", "PICTURE", "ALERT"),
         (
             (
                 output.clock(alert.create_time),
@@ -264,6 +266,7 @@ def _print_alerts(found: Iterable[alert_pb2.Alert]) -> None:
                 output.short(alert.camera),
                 output.closeness(alert.match),
                 alert.suppressed_count or "",
+                output.short(alert.evidence.picture),
                 output.short(alert.name),
             )
             for alert in found
