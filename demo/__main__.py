@@ -26,6 +26,7 @@ from mesh.errors import MeshError
 from mesh.local import MODULES, LaunchError, Mesh
 
 _SETTLE_SECONDS = 15.0
+_PICTURE_SECONDS = 10.0
 """How long after the replay alerts and visits may still come: people who vanish close their visits at a gap."""
 
 
@@ -109,6 +110,8 @@ async def _story(console: Console, mesh: Mesh, scene: material.Material, steps: 
 
     alerts = await _play(console, mesh.mqtt_url, scene, steps)
 
+    pictures = await steps.pictures(_PICTURE_SECONDS)
+
     wanted = scene.people[0]
     photo = next(iter(photos[wanted.poi_id]), None)
     found = await steps.search(wanted, photo)
@@ -118,7 +121,8 @@ async def _story(console: Console, mesh: Mesh, scene: material.Material, steps: 
     show.journey(console, f"Which way did {wanted.display_name} go?", way)
     show.files(console, await keep.keep(steps, f"{wanted.display_name}: cameras and zones", found.hits, way))
     show.visits(console, await steps.visits())
-    return _summary(console, scene, alerts, found.total_size, await steps.appearances_with_frames())
+    framed = await steps.appearances_with_frames()
+    return _summary(console, scene, alerts, found.total_size, framed, len(pictures))
 
 
 async def _play(console: Console, mqtt_url: str, scene: material.Material, steps: Steps) -> list[SeenAlert]:
@@ -170,7 +174,9 @@ async def _settle(steps: Steps, enough: asyncio.Event | None) -> None:
         await asyncio.sleep(0.5)
 
 
-def _summary(console: Console, scene: material.Material, alerts: list[SeenAlert], found: int, framed: int) -> bool:
+def _summary(
+    console: Console, scene: material.Material, alerts: list[SeenAlert], found: int, framed: int, pictured: int
+) -> bool:
     by_person = Counter(seen.alert.match.poi.rpartition("/")[2] for seen in alerts)
     latencies = sorted(seen.latency_ms for seen in alerts if seen.latency_ms is not None)
     console.rule("summary")
@@ -192,6 +198,8 @@ def _summary(console: Console, scene: material.Material, alerts: list[SeenAlert]
             "from the camera's message to the client"
         )
     console.print(f"the search found {found} appearances; {framed} appearances have evidence frames")
+    if pictured:
+        console.print(f"{pictured} alerts have a picture: face, frame and reference side by side")
     console.print("all is well" if good else "something is missing", style="green" if good else "red")
     return good
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from tempfile import SpooledTemporaryFile
 from typing import Any, Final
@@ -11,7 +11,7 @@ from typing import Any, Final
 import cv2
 import google.protobuf
 import structlog
-from poi.v1 import alert_pb2
+from poi.v1 import alert_pb2, history_pb2
 
 from alert_svc.evidence import picture
 from alert_svc.evidence.sources import Sources, choose, subject
@@ -67,11 +67,17 @@ class Exporter:
 
     async def _add_pictures(self, archive: Archive, alert: alert_pb2.Alert) -> None:
         evidence = alert.evidence
-        await self._add_frame(archive, alert)
-        if evidence.picture:
-            await _try(archive, "picture.jpg", evidence.picture, lambda: self._sources.image(evidence.picture))
+        try:
+            frames = await self._sources.frames(alert.appearance)
+        except MeshError as error:
+            for file in ("frame.jpg", "face.jpg", "picture.jpg"):
+                archive.miss(file, error.reason, f"{alert.appearance}: {error.message}")
         else:
-            archive.miss("picture.jpg", "NOT_MADE", "no picture was made of the alert (yet)")
+            await self._add_frame(archive, alert, frames)
+            if evidence.picture:
+                await _try(archive, "picture.jpg", evidence.picture, lambda: self._sources.image(evidence.picture))
+            else:
+                archive.miss("picture.jpg", "NOT_MADE", "no picture was made of the alert (yet)")
         name = evidence.reference or alert.match.reference
 
         async def reference() -> bytes:
@@ -82,13 +88,7 @@ class Exporter:
         else:
             archive.miss("reference.jpg", "NOT_SAID", "the alert names no reference")
 
-    async def _add_frame(self, archive: Archive, alert: alert_pb2.Alert) -> None:
-        try:
-            frames = await self._sources.frames(alert.appearance)
-        except MeshError as error:
-            for name in ("frame.jpg", "face.jpg"):
-                archive.miss(name, error.reason, error.message)
-            return
+    async def _add_frame(self, archive: Archive, alert: alert_pb2.Alert, frames: Sequence[history_pb2.Frame]) -> None:
         wanted = alert.evidence.frame
         kept = next((one for one in frames if one.name == wanted), None)
         frame = kept if wanted else choose(frames, alert.detect_time)
@@ -99,8 +99,7 @@ class Exporter:
             for name in ("frame.jpg", "face.jpg"):
                 archive.miss(name, *why)
             return
-        shown = frame.name
-        image = await _try(archive, "frame.jpg", shown, lambda: self._sources.image(shown))
+        image = await _try(archive, "frame.jpg", frame.name, lambda: self._sources.image(frame.name))
         face = subject(alert, frame, b"").face
         if image is None or face is None:
             detail = "there is no frame" if image is None else "it is not known where in the frame the face is"
@@ -112,7 +111,7 @@ class Exporter:
         if cut is None:
             archive.miss("face.jpg", "UNDECODABLE", "the frame cannot be decoded, or does not hold the face")
         else:
-            await _add(archive, "face.jpg", cut, shown)
+            await _add(archive, "face.jpg", cut, frame.name)
 
 
 async def _try(archive: Archive, file: str, source: str, read: Callable[[], Awaitable[bytes]]) -> bytes | None:

@@ -96,7 +96,11 @@ async def play(
                 await asyncio.gather(alerts.until_silent(), visits.until_silent())
         return Outcome(
             window,
-            streamed=[seen.alert for seen in alerts.seen if window.holds(seen.alert.detect_time)],
+            streamed=[
+                seen.alert
+                for seen in alerts.seen
+                if seen.event == alert_pb2.ALERT_EVENT_RAISED and window.holds(seen.alert.detect_time)
+            ],
             listed=[alert for alert in await client.alerts() if window.holds(alert.detect_time)],
             appearances=[one for one in await client.appearances(window.interval) if not one.camera.endswith(MARKER)],
             visits=await client.visits(window.interval),
