@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -17,6 +18,7 @@ from tests.e2e.client import Client, seconds, until
 from tests.e2e.store import Store
 from tests.e2e.story import Outcome
 
+_ASKED = ("alert", "history")
 pytestmark = pytest.mark.timeout(120)  # many processes, also on a machine with other work
 
 
@@ -107,13 +109,23 @@ async def test_every_alert_gets_its_picture_and_can_be_exported(store: Store, ou
             assert image is not None
             assert image.shape[0] == 480
 
-    out = tmp_path / "case.zip"
-    env = {"POI_STORE": store.store, "POI_ALERT_TARGET": store.mesh.target("alert")}
-    command = ["export", shown[0].name, "--actor", "ann", "--purpose", "case 4711", "--out", str(out)]
-    result = await asyncio.to_thread(CliRunner().invoke, app, command, env=env)
-    assert result.exit_code == 0, result.output
+    env = {"POI_STORE": store.store, **{f"POI_{name.upper()}_TARGET": store.mesh.target(name) for name in _ASKED}}
+
+    async def poi(*arguments: str) -> str:
+        result = await asyncio.to_thread(CliRunner().invoke, app, arguments, env=env)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    name, made_of_it = (each.rpartition("/")[2] for each in (shown[0].name, shown[0].evidence.picture))
+    (line,) = [line for line in (await poi("alerts", "--limit", "1000")).splitlines() if line.endswith(name)]
+    assert made_of_it in line
+    saved, out = tmp_path / "picture.jpg", tmp_path / "case.zip"
+    await poi("frame", made_of_it, "-o", str(saved))
+    await poi("export", name, "--actor", "ann", "--purpose", "case 4711", "--out", str(out))
     inside = {one.name for one in check(out).files}
-    assert {"alert.json", "history.json", "frame.jpg", "picture.jpg"} <= inside
+    assert {"alert.json", "history.json", "frame.jpg", "face.jpg", "picture.jpg"} <= inside
+    with zipfile.ZipFile(out) as archive:
+        assert archive.read("picture.jpg") == saved.read_bytes()
 
 
 async def test_who_left_has_an_exit_frame(store: Store, outcome: Outcome) -> None:
