@@ -26,7 +26,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from poi.v1 import alert_pb2
 
 from alert_svc import escalation, scripts
-from alert_svc.alerts import alert_id
+from alert_svc.alerts import alert_id, touched
 from alert_svc.feedback import metrics, reports
 from alert_svc.feedback.store import ReportStore
 from alert_svc.policy import Policies, Policy
@@ -149,6 +149,20 @@ class AlertLog:
                 return alert
             if await self._write(before, changed, action.event, due="remove", report=reports.of_alert(changed)):
                 return changed
+
+    async def show(self, name: str, evidence: alert_pb2.AlertEvidence) -> bool:
+        """Gives an alert its pictures and logs it; False where it has some already. Raises NotFound."""
+        store_id, own = names.parse_alert(name)
+        while True:
+            before = await self._snapshot(store_id, own)
+            alert = alert_pb2.Alert.FromString(before)
+            if alert.HasField("evidence"):
+                return False
+            changed = touched(alert, now())
+            changed.evidence.CopyFrom(evidence)
+            changed.evidence.create_time.CopyFrom(changed.update_time)
+            if await self._write(before, changed, alert_pb2.ALERT_EVENT_EVIDENCE, due="keep"):
+                return True
 
     async def report(self, said: reports.Report) -> reports.Report:
         """Keeps what was said of a pair, and confirms or rejects the pair's alert where it may become so.

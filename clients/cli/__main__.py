@@ -8,6 +8,7 @@ from clients.cli import (
     alert_settings,
     alerts,
     erase,
+    export,
     faces,
     feedback,
     investigate,
@@ -47,7 +48,20 @@ def poi(
     context.obj = Mesh(store, dict(zip(SERVICES, targets, strict=True)))
 
 
-for commands in (people, faces, alerts, alert_settings, feedback, targets, investigate, erase, places, operations):
+_COMMANDS = (
+    people,
+    faces,
+    alerts,
+    alert_settings,
+    feedback,
+    export,
+    targets,
+    investigate,
+    erase,
+    places,
+    operations,
+)
+for commands in _COMMANDS:
     commands.register(app)
 
 if __name__ == "__main__":

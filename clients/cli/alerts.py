@@ -294,6 +294,8 @@ def _more(event: int, alert: alert_pb2.Alert) -> Iterable[str]:
         yield f"for {reason.removeprefix('ESCALATION_REASON_')}"
     if event == alert_pb2.ALERT_EVENT_SUPPRESSED:
         yield f"{alert.suppressed_count} repeats"
+    if event == alert_pb2.ALERT_EVENT_EVIDENCE:
+        yield f"picture {output.short(alert.evidence.picture)}"
     if alert.runners_up:
         yield f"or {_runners_up(alert)}"
 
@@ -306,7 +308,7 @@ def _runners_up(alert: alert_pb2.Alert) -> str:
 
 def _print_alerts(found: Iterable[alert_pb2.Alert]) -> None:
     output.print_table(
-        ("RAISED", "STATE", "SEVERITY", "WHO", "CAMERA", "SIMILARITY", "REPEATS", "OR", "ALERT"),
+        ("RAISED", "STATE", "SEVERITY", "WHO", "CAMERA", "SIMILARITY", "REPEATS", "OR", "PICTURE", "ALERT"),
         (
             (
                 output.clock(alert.create_time),
@@ -317,6 +319,7 @@ def _print_alerts(found: Iterable[alert_pb2.Alert]) -> None:
                 output.closeness(alert.match),
                 alert.suppressed_count or "",
                 _runners_up(alert),
+                output.short(alert.evidence.picture),
                 output.short(alert.name),
             )
             for alert in found
