@@ -1,10 +1,5 @@
 """Alerts in Redis: a record each, an index by time, and the log of what happened to them.
 
-Of a store, under `poi:{store}:alerts`: itself a hash, id -> Alert; `:index`, a sorted set of create time and id, for
-listing; `:due`, a sorted set of the HIGH alerts that wait for somebody, by the time (epoch ms) since when;
-`:window:{poi}`, a hash of camera -> the open alert that takes in the person's repeats; `:added:{id}`, the one that took
-in an appearance; `:settings`; and `:log`.
-
 **The log** is a Redis stream that others read as well, in consumer groups or with `AlertLog.follow`. Each entry has the
 fields `event` (the number of an AlertEvent, in decimal) and `alert` (the whole serialized Alert as it is after the
 event). `read_entry` reads one. Fields may be added, never changed; readers skip events that they do not know. Its id is
@@ -12,7 +7,7 @@ the cursor of StreamAlerts. It is trimmed by age, with a note (`mesh.tail`).
 
 A record and its log entry, and the report of a match that is confirmed or rejected (`alert_svc.feedback`), are written
 by one Lua script (`alert_svc.scripts`), so that there is never one without the other, whichever server dies when.
-`poi:alerts:stores` names the stores for the sweep. Redis 6.2 or later.
+`alert_svc.keys` says what is where. Redis 6.2 or later.
 """
 
 from __future__ import annotations
@@ -29,6 +24,7 @@ from alert_svc import escalation, scripts
 from alert_svc.alerts import alert_id, touched
 from alert_svc.feedback import metrics, reports
 from alert_svc.feedback.store import ReportStore
+from alert_svc.keys import STORES, key, log_key, window_key
 from alert_svc.policy import Policies, Policy
 from alert_svc.times import ns, stamp, time_key
 from alert_svc.triage import FALSE_MATCH, OPEN, STEPS, Action
@@ -50,7 +46,6 @@ _ADDED: Final = {
     scripts.RUNNER_UP: (False, True),
 }
 """What `Raised` says of a candidate that an alert took in: suppressed, runner_up."""
-_STORES: Final = "poi:alerts:stores"
 
 
 class Change(NamedTuple):
@@ -173,7 +168,7 @@ class AlertLog:
         await self._make_known(store_id)
         while True:  # who comes between moves the alert on, raises it, or says something else, which has an end
             record = await self.reports.record(store_id, pair)
-            before: bytes | None = await _awaited(self._redis.hget(_key(store_id), pair))
+            before: bytes | None = await _awaited(self._redis.hget(key(store_id), pair))
             earlier = reports.unpacked(record) if record else None
             alert = alert_pb2.Alert.FromString(before) if before else None
             report = reports.completed(said, alert, earlier)
@@ -185,14 +180,14 @@ class AlertLog:
                 return earlier
             else:
                 written = await self.reports.write(
-                    store_id, pair, report, before=record, alerts_key=_key(store_id), alert=before
+                    store_id, pair, report, before=record, alerts_key=key(store_id), alert=before
                 )
             if written:
                 return report
 
     async def sweep(self) -> None:
         """Expires what is old and escalates what waits too long, of all stores. Any number of servers may do it."""
-        self._known |= {raw.decode() for raw in await _awaited(self._redis.smembers(_STORES))}
+        self._known |= {raw.decode() for raw in await _awaited(self._redis.smembers(STORES))}
         for store_id in sorted(self._known):
             while await self._expire_some(store_id) == _CHUNK:
                 pass
@@ -214,7 +209,7 @@ class AlertLog:
 
         The second value is the `before` of the next page, "" after the last one.
         """
-        records, index = _key(store_id), _key(store_id, "index")
+        records, index = key(store_id), key(store_id, "index")
         lowest = f"[{time_key(ns(start))}" if start else "-"
         highest = f"({before}" if before else f"({time_key(ns(end))}" if end else "+"
         found: list[alert_pb2.Alert] = []
@@ -262,13 +257,13 @@ class AlertLog:
     async def _make_known(self, store_id: str) -> None:
         """Before the first alert of a store, so that there is none that the sweep does not find."""
         if store_id not in self._known:
-            await _awaited(self._redis.sadd(_STORES, store_id))
+            await _awaited(self._redis.sadd(STORES, store_id))
             self._known.add(store_id)
 
     async def _place(
         self, store_id: str, alerts: Sequence[alert_pb2.Alert], policy: Policy, dismissed: set[str]
     ) -> Sequence[tuple[int, bytes]]:
-        keys = [_key(store_id), _key(store_id, "index"), _key(store_id, "log"), _key(store_id, "due")]
+        keys = [key(store_id), key(store_id, "index"), log_key(store_id), key(store_id, "due")]
         longest_ms = policy.longest_ms
         arguments: list[str | bytes | int] = [longest_ms + _LATE_MS if longest_ms else 0]
         for alert in alerts:
@@ -279,7 +274,7 @@ class AlertLog:
             # In this very appearance: the id of an alert depends only on the person and the appearance.
             rivals = [alert_id(match.poi, alert.appearance) for match in alert.runners_up]
             rivals = [rival for rival in rivals if rival not in dismissed]
-            keys += [_window(store_id, alert), *(_key(store_id, f"added:{each}") for each in (own, *rivals))]
+            keys += [window_key(store_id, alert), *(key(store_id, f"added:{each}") for each in (own, *rivals))]
             arguments += [
                 own,
                 time_key(created) + own,
@@ -327,9 +322,9 @@ class AlertLog:
         `report` is what was said of its match with that: there is never one without the other.
         """
         store_id, own = names.parse_alert(alert.name)
-        keys = [_key(store_id), _key(store_id, "log"), _key(store_id, "due")]
-        keys += [_window(store_id, alert), reports.key(store_id), reports.index_key(store_id)]
-        keys += [_key(store_id, f"added:{names.parse_alert(name)[1]}") for name in takes]
+        keys = [key(store_id), log_key(store_id), key(store_id, "due")]
+        keys += [window_key(store_id, alert), reports.key(store_id), reports.index_key(store_id)]
+        keys += [key(store_id, f"added:{names.parse_alert(name)[1]}") for name in takes]
         closes = "" if alert.state in OPEN else names.parse_camera(alert.camera)[1]
         retention_ms = max(1, self._retention_ns // 1_000_000)
         after = alert.SerializeToString()
@@ -341,9 +336,9 @@ class AlertLog:
         return bool(code)
 
     async def _expire_some(self, store_id: str) -> int:
-        log = _key(store_id, "log")
+        log = log_key(store_id)
         oldest = time.time_ns() - self._retention_ns
-        keys = [_key(store_id), _key(store_id, "index"), log, tail.note_key(log), _key(store_id, "due")]
+        keys = [key(store_id), key(store_id, "index"), log, tail.note_key(log), key(store_id, "due")]
         arguments = [f"{max(0, oldest // 1_000_000)}-0", time_key(oldest)]
         return int(await self._expire(keys=keys, args=arguments))
 
@@ -352,9 +347,9 @@ class AlertLog:
         delay_ms = (await self.policies.of(store_id)).delay_ms
         if not delay_ms:
             return 0
-        due, latest = _key(store_id, "due"), time.time_ns() // 1_000_000 - delay_ms
+        due, latest = key(store_id, "due"), time.time_ns() // 1_000_000 - delay_ms
         ids: list[bytes] = await _awaited(self._redis.zrangebyscore(due, 0, latest, start=0, num=_CHUNK))
-        snapshots: list[bytes | None] = await _awaited(self._redis.hmget(_key(store_id), ids)) if ids else []
+        snapshots: list[bytes | None] = await _awaited(self._redis.hmget(key(store_id), ids)) if ids else []
         for waiting, before in zip(ids, snapshots, strict=True):
             changed = before and escalation.overdue(alert_pb2.Alert.FromString(before), now())
             if before and changed:
@@ -364,7 +359,7 @@ class AlertLog:
         return len(ids)
 
     async def _snapshot(self, store_id: str, alert_id: str) -> bytes:
-        snapshot: Any = await self._redis.hget(_key(store_id), alert_id)
+        snapshot: Any = await self._redis.hget(key(store_id), alert_id)
         if snapshot is None:
             raise NotFound(names.alert(store_id, alert_id))
         assert isinstance(snapshot, bytes)
@@ -374,7 +369,7 @@ class AlertLog:
         # Kept as long as somebody follows it: clients choose the store, so there is no end to them.
         following = self._tails.get(store_id)
         if following is None:
-            following = StreamTail(self._redis, _key(store_id, "log"), ring=self._ring, heartbeat=self.heartbeat)
+            following = StreamTail(self._redis, log_key(store_id), ring=self._ring, heartbeat=self.heartbeat)
             self._tails[store_id] = following
         return following
 
@@ -387,19 +382,6 @@ def now() -> Timestamp:
 def read_entry(entry_id: str, fields: Mapping[bytes, bytes]) -> Change:
     """An entry of the log, as Redis gives it."""
     return Change(entry_id, int(fields[b"event"]), fields[b"alert"])
-
-
-def log_key(store_id: str) -> str:
-    """The Redis stream that is the store's log."""
-    return _key(store_id, "log")
-
-
-def _key(store_id: str, part: str = "") -> str:
-    return f"poi:{{{store_id}}}:alerts:{part}" if part else f"poi:{{{store_id}}}:alerts"
-
-
-def _window(store_id: str, alert: alert_pb2.Alert) -> str:
-    return _key(store_id, f"window:{names.parse_poi(alert.match.poi)[1]}")
 
 
 async def _awaited(answer: Any) -> Any:

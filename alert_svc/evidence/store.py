@@ -13,7 +13,8 @@ from typing import Any, Final
 from poi.v1 import alert_pb2
 
 from alert_svc.delivery.store import LeaseLost
-from alert_svc.log import log_key, read_entry
+from alert_svc.keys import log_key
+from alert_svc.log import read_entry
 from mesh import names
 from mesh.redis import BLOCK_MS, Redis
 

@@ -10,7 +10,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from poi.v1 import alert_pb2
 
 from alert_svc.export.records import ExportRecord
-from alert_svc.log import log_key, read_entry
+from alert_svc.keys import log_key
+from alert_svc.log import read_entry
 from mesh import names
 from mesh.redis import Redis
 
