@@ -1,8 +1,11 @@
 """`python -m alert_svc`: serves the alert service until SIGTERM."""
 
-from poi.v1 import alert_pb2_grpc
+from poi.v1 import alert_pb2_grpc, feedback_pb2_grpc
 
 from alert_svc.delivery import build
+from alert_svc.evidence import build as evidence
+from alert_svc.export.exporter import Exporter
+from alert_svc.feedback import service as feedback
 from alert_svc.log import AlertLog
 from alert_svc.service import SERVICE, AlertServicer
 from alert_svc.settings import AlertSettings
@@ -29,8 +32,13 @@ async def main() -> None:
     background = Background()
     background.start("sweep", lambda: sweep_forever(log, settings.sweep_seconds))
     server.on_stop(background.close)
-    servicer = AlertServicer(log, server.draining, slow_seconds=settings.slow_client_seconds)
+    sources = evidence.add(server, settings, client, log)
+    exporter = Exporter(client, log, sources, retention_days=settings.retention_days)
+    servicer = AlertServicer(log, exporter, server.draining, slow_seconds=settings.slow_client_seconds)
     server.add(alert_pb2_grpc.add_AlertServiceServicer_to_server, servicer, SERVICE)
+    server.add(
+        feedback_pb2_grpc.add_FeedbackServiceServicer_to_server, feedback.FeedbackServicer(log), feedback.SERVICE
+    )
     await build.add(server, settings, client, log)
     await server.serve()
 

@@ -15,6 +15,8 @@ from mesh import names
 from mesh.errors import InvalidArgument
 
 _END_OF_TIME = 253_402_300_800  # year 10000, where Timestamp ends
+MOST_RUNNERS_UP = 10
+"""Of an alert. Who is above the threshold with more than these is hardly told apart."""
 
 
 def alert_id(poi: str, appearance: str) -> str:
@@ -38,6 +40,10 @@ def new_alert(candidate: alert_pb2.AlertCandidate, store_id: str, now: Timestamp
     for part, value in (("similarity", match.similarity), ("threshold", match.threshold)):
         if not math.isfinite(value):
             wrong.append((f"{field}.match.{part}", "must be finite"))
+    for index, other in enumerate(candidate.runners_up):
+        check_name(names.parse_poi, other.poi, f"runners_up[{index}].poi")
+        if not math.isfinite(other.similarity):
+            wrong.append((f"{field}.runners_up[{index}].similarity", "must be finite"))
     time = candidate.detect_time
     if not (0 < time.seconds < _END_OF_TIME and 0 <= time.nanos < 10**9):
         wrong.append((f"{field}.detect_time", "is needed, later than 1970"))
@@ -56,7 +62,14 @@ def new_alert(candidate: alert_pb2.AlertCandidate, store_id: str, now: Timestamp
         create_time=now,
         update_time=now,
         etag=_new_etag(),
+        runners_up=runners_up([other for other in candidate.runners_up if other.poi != match.poi]),
     )
+
+
+def runners_up(matches: Iterable[match_pb2.Match]) -> list[match_pb2.Match]:
+    """Those that an alert names: the most similar first, each person once."""
+    ordered = sorted(matches, key=lambda match: -match.similarity)
+    return list({match.poi: match for match in reversed(ordered)}.values())[::-1][:MOST_RUNNERS_UP]
 
 
 def touched(alert: alert_pb2.Alert, now: Timestamp) -> alert_pb2.Alert:
@@ -81,14 +94,21 @@ class AlertFilter:
     cameras: frozenset[str] = frozenset()
     pois: frozenset[str] = frozenset()
     states: frozenset[alert_pb2.AlertState.ValueType] = frozenset()
+    watchlists: frozenset[str] = frozenset()
 
     def __call__(self, alert: alert_pb2.Alert) -> bool:
         """Whether this is one."""
         return (
             severity(alert.match) >= self.min_severity
             and (not self.cameras or alert.camera in self.cameras)
-            and (not self.pois or alert.match.poi in self.pois)
             and (not self.states or alert.state in self.states)
+            and (not (self.pois or self.watchlists) or any(map(self._is_of, (alert.match, *alert.runners_up))))
+        )
+
+    def _is_of(self, match: match_pb2.Match) -> bool:
+        """Whether it is of such a person: a runner-up counts, who may be the one that is looked for."""
+        return (not self.pois or match.poi in self.pois) and (
+            not self.watchlists or not self.watchlists.isdisjoint(match.watchlists)
         )
 
 
@@ -109,6 +129,7 @@ def requested(
         all_in_store(names.parse_camera, request.cameras, "cameras"),
         all_in_store(names.parse_poi, request.pois, "pois"),
         frozenset(states) - {alert_pb2.ALERT_STATE_UNSPECIFIED},
+        all_in_store(names.parse_watchlist, request.watchlists, "watchlists"),
     )
 
 

@@ -1,17 +1,13 @@
 """Alerts in Redis: a record each, an index by time, and the log of what happened to them.
 
-Of a store, under `poi:{store}:alerts`: itself a hash, id -> Alert; `:index`, a sorted set of create time and id, for
-listing; `:due`, a sorted set of the HIGH alerts that wait for somebody, by the time (epoch ms) since when;
-`:window:{poi}/{camera}`, the open alert that takes in a person's repeats; `:added:{id}`, the one that took in an
-appearance; `:settings`; and `:log`.
-
 **The log** is a Redis stream that others read as well, in consumer groups or with `AlertLog.follow`. Each entry has the
 fields `event` (the number of an AlertEvent, in decimal) and `alert` (the whole serialized Alert as it is after the
 event). `read_entry` reads one. Fields may be added, never changed; readers skip events that they do not know. Its id is
 the cursor of StreamAlerts. It is trimmed by age, with a note (`mesh.tail`).
 
-A record and its log entry are written by one Lua script (`alert_svc.scripts`), so that there is never one without the
-other, whichever server dies when. `poi:alerts:stores` names the stores for the sweep. Redis 6.2 or later.
+A record and its log entry, and the report of a match that is confirmed or rejected (`alert_svc.feedback`), are written
+by one Lua script (`alert_svc.scripts`), so that there is never one without the other, whichever server dies when.
+`alert_svc.keys` says what is where. Redis 6.2 or later.
 """
 
 from __future__ import annotations
@@ -25,8 +21,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from poi.v1 import alert_pb2
 
 from alert_svc import escalation, scripts
+from alert_svc.alerts import alert_id, touched
+from alert_svc.feedback import metrics, reports
+from alert_svc.feedback.store import ReportStore
+from alert_svc.keys import STORES, key, log_key, window_key
 from alert_svc.policy import Policies, Policy
-from alert_svc.triage import OPEN, Action
+from alert_svc.times import ns, stamp, time_key
+from alert_svc.triage import FALSE_MATCH, OPEN, STEPS, Action
 from mesh import names, tail
 from mesh.errors import NotFound
 from mesh.redis import Redis
@@ -36,7 +37,15 @@ _CHUNK: Final = 256
 _MAX_SCANNED: Final = 5_000
 """Records that one page of a list looks at: a filter that few pass gives a short page, not a long wait."""
 _DAY_SECONDS: Final = 86_400
-_STORES: Final = "poi:alerts:stores"
+_LATE_MS: Final = 3_600_000
+"""A window is kept for so much longer than it lasts."""
+_ADDED: Final = {
+    scripts.EXISTS: (False, False),
+    scripts.ADDED_BEFORE: (True, False),
+    scripts.REPEAT: (True, False),
+    scripts.RUNNER_UP: (False, True),
+}
+"""What `Raised` says of a candidate that an alert took in: suppressed, runner_up."""
 
 
 class Change(NamedTuple):
@@ -54,6 +63,10 @@ class Raised(NamedTuple):
     """Name of the alert: its own, or the earlier one that took it in."""
     created: bool
     suppressed: bool
+    runner_up: bool = False
+    """That alert is another person's, which names this one as runner-up."""
+    rejected: bool = False
+    """Somebody said that it is not this person; the name is "" where there was no alert before."""
 
 
 class AlertLog:
@@ -74,6 +87,7 @@ class AlertLog:
         """
         self._redis = redis
         self.policies = Policies(redis, policy)
+        self.reports = ReportStore(redis)
         self._retention_ns = round(retention_days * _DAY_SECONDS * 1e9)
         self._ring, self.heartbeat = ring, heartbeat
         self._raise = redis.register_script(scripts.RAISE)
@@ -87,21 +101,29 @@ class AlertLog:
         await self._make_known(store_id)
         policy = await self.policies.of(store_id)
         outcome: dict[int, Raised] = {}
+        dismissed: set[str] = set()  # alerts that were rejected: they hold nobody else back
         while pending := [index for index in range(len(alerts)) if index not in outcome]:
-            answers = await self._place(store_id, [alerts[index] for index in pending], policy)
+            answers = await self._place(store_id, [alerts[index] for index in pending], policy, dismissed)
             # What one alert takes in is one change of it, however many appearances a burst brings.
             holders: dict[bytes, list[tuple[int, int]]] = {}
             for index, (code, snapshot) in zip(pending, answers, strict=True):
                 if code == scripts.CREATED:
                     outcome[index] = Raised(alerts[index].name, created=True, suppressed=False)
+                    metrics.expect(alerts[index].match.poi, alerts[index].match, alerts[index].camera)
+                elif code == scripts.REJECTED:
+                    name = alerts[index].name if snapshot else ""
+                    outcome[index] = Raised(name, created=False, suppressed=False, rejected=True)
                 else:
                     holders.setdefault(snapshot, []).append((index, code))
             for snapshot, takes in holders.items():
+                if others := [index for index, code in takes if code == scripts.RUNNER_UP]:
+                    holder = alert_pb2.Alert.FromString(snapshot)
+                    if holder.state == FALSE_MATCH:
+                        dismissed |= {alert_id(holder.match.poi, alerts[index].appearance) for index in others}
+                        takes = [(index, code) for index, code in takes if code != scripts.RUNNER_UP]
                 name = await self._absorb(snapshot, [(alerts[index], code) for index, code in takes], policy)
                 if name:
-                    outcome |= {
-                        index: Raised(name, created=False, suppressed=code != scripts.EXISTS) for index, code in takes
-                    }
+                    outcome |= {index: Raised(name, False, *_ADDED[code]) for index, code in takes}
         return [outcome[index] for index in range(len(alerts))]
 
     async def get(self, name: str) -> alert_pb2.Alert:
@@ -114,23 +136,64 @@ class AlertLog:
         Raises InvalidArgument, NotFound, FailedPrecondition (ALERT_RESOLVED, ILLEGAL_TRANSITION), Aborted
         (ETAG_MISMATCH).
         """
-        store_id, alert_id = names.parse_alert(name)
+        store_id, own = names.parse_alert(name)
         while True:  # who comes between moves the alert on, or adds to it, which has an end
-            before = await self._snapshot(store_id, alert_id)
+            before = await self._snapshot(store_id, own)
             changed = action.apply(alert := alert_pb2.Alert.FromString(before), now())
             if changed is None:
                 return alert
-            if await self._write(before, changed, action.event, due="remove"):
+            if await self._write(before, changed, action.event, due="remove", report=reports.of_alert(changed)):
                 return changed
+
+    async def show(self, name: str, evidence: alert_pb2.AlertEvidence) -> bool:
+        """Gives an alert its pictures and logs it; False where it has some already. Raises NotFound."""
+        store_id, own = names.parse_alert(name)
+        while True:
+            before = await self._snapshot(store_id, own)
+            alert = alert_pb2.Alert.FromString(before)
+            if alert.HasField("evidence"):
+                return False
+            changed = touched(alert, now())
+            changed.evidence.CopyFrom(evidence)
+            changed.evidence.create_time.CopyFrom(changed.update_time)
+            if await self._write(before, changed, alert_pb2.ALERT_EVENT_EVIDENCE, due="keep"):
+                return True
+
+    async def report(self, said: reports.Report) -> reports.Report:
+        """Keeps what was said of a pair, and confirms or rejects the pair's alert where it may become so.
+
+        The report as it is kept; where it says what was said before, that one. Raises nothing of its own.
+        """
+        store_id, pair = names.parse_match_report(said.name)
+        await self._make_known(store_id)
+        while True:  # who comes between moves the alert on, raises it, or says something else, which has an end
+            record = await self.reports.record(store_id, pair)
+            before: bytes | None = await _awaited(self._redis.hget(key(store_id), pair))
+            earlier = reports.unpacked(record) if record else None
+            alert = alert_pb2.Alert.FromString(before) if before else None
+            report = reports.completed(said, alert, earlier)
+            changed = reports.consequence(alert, report)
+            if before and changed:
+                event = STEPS[changed.state].event
+                written = await self._write(before, changed, event, due="remove", report=report)
+            elif earlier and reports.is_repeat(report, earlier):
+                return earlier
+            else:
+                written = await self.reports.write(
+                    store_id, pair, report, before=record, alerts_key=key(store_id), alert=before
+                )
+            if written:
+                return report
 
     async def sweep(self) -> None:
         """Expires what is old and escalates what waits too long, of all stores. Any number of servers may do it."""
-        self._known |= {raw.decode() for raw in await _awaited(self._redis.smembers(_STORES))}
+        self._known |= {raw.decode() for raw in await _awaited(self._redis.smembers(STORES))}
         for store_id in sorted(self._known):
             while await self._expire_some(store_id) == _CHUNK:
                 pass
             while await self._escalate_some(store_id) == _CHUNK:
                 pass
+            await self.reports.sweep(store_id, stamp(time.time_ns() - self._retention_ns))
 
     async def list(
         self,
@@ -146,9 +209,9 @@ class AlertLog:
 
         The second value is the `before` of the next page, "" after the last one.
         """
-        records, index = _key(store_id), _key(store_id, "index")
-        lowest = f"[{_time_key(_ns(start))}" if start else "-"
-        highest = f"({before}" if before else f"({_time_key(_ns(end))}" if end else "+"
+        records, index = key(store_id), key(store_id, "index")
+        lowest = f"[{time_key(ns(start))}" if start else "-"
+        highest = f"({before}" if before else f"({time_key(ns(end))}" if end else "+"
         found: list[alert_pb2.Alert] = []
         last_found, scanned = before, 0
         while scanned < _MAX_SCANNED:
@@ -194,26 +257,37 @@ class AlertLog:
     async def _make_known(self, store_id: str) -> None:
         """Before the first alert of a store, so that there is none that the sweep does not find."""
         if store_id not in self._known:
-            await _awaited(self._redis.sadd(_STORES, store_id))
+            await _awaited(self._redis.sadd(STORES, store_id))
             self._known.add(store_id)
 
     async def _place(
-        self, store_id: str, alerts: Sequence[alert_pb2.Alert], policy: Policy
+        self, store_id: str, alerts: Sequence[alert_pb2.Alert], policy: Policy, dismissed: set[str]
     ) -> Sequence[tuple[int, bytes]]:
-        keys = [_key(store_id), _key(store_id, "index"), _key(store_id, "log"), _key(store_id, "due")]
-        arguments: list[str | bytes | int] = [policy.window_ms]
+        keys = [key(store_id), key(store_id, "index"), log_key(store_id), key(store_id, "due")]
+        longest_ms = policy.longest_ms
+        arguments: list[str | bytes | int] = [longest_ms + _LATE_MS if longest_ms else 0]
         for alert in alerts:
-            alert_id = names.parse_alert(alert.name)[1]
-            created = _ns(alert.create_time)
-            keys += [_window(store_id, alert, per_camera=policy.per_camera), _key(store_id, f"added:{alert_id}")]
+            own = names.parse_alert(alert.name)[1]
+            created = ns(alert.create_time)
+            camera = names.parse_camera(alert.camera)[1]
+            suppression = policy.suppression(alert)
+            # In this very appearance: the id of an alert depends only on the person and the appearance.
+            rivals = [alert_id(match.poi, alert.appearance) for match in alert.runners_up]
+            rivals = [rival for rival in rivals if rival not in dismissed]
+            keys += [window_key(store_id, alert), *(key(store_id, f"added:{each}") for each in (own, *rivals))]
             arguments += [
-                alert_id,
-                _time_key(created) + alert_id,
+                own,
+                time_key(created) + own,
                 alert.SerializeToString(),
-                _ns(alert.detect_time) // 1_000_000,
+                ns(alert.detect_time) // 1_000_000,
                 created // 1_000_000 if escalation.waits(alert) else "",
+                camera,
+                suppression.window_ms,
+                camera if suppression.per_camera else "",
+                len(rivals),
+                *rivals,
             ]
-        answers: Sequence[tuple[int, bytes]] = await self._raise(keys=keys, args=arguments)
+        answers: Sequence[tuple[int, bytes]] = await self._raise(keys=[*keys, reports.key(store_id)], args=arguments)
         return answers
 
     async def _absorb(self, before: bytes, takes: Sequence[tuple[alert_pb2.Alert, int]], policy: Policy) -> str:
@@ -223,13 +297,14 @@ class AlertLog:
         repeats = {each.name: each for each, code in takes if code == scripts.REPEAT}
         if repeats and alert.state not in OPEN:
             return ""  # it was closed at this moment, and its window with it
-        again = [each for each, code in takes if code != scripts.REPEAT]
-        changed = escalation.absorbed(alert, again, list(repeats.values()), policy.margin, now())
+        again = [each for each, code in takes if code in (scripts.EXISTS, scripts.ADDED_BEFORE)]
+        others = [each for each, code in takes if code == scripts.RUNNER_UP]
+        changed = escalation.absorbed(alert, again, list(repeats.values()), others, policy.margin, now())
         if changed is None:
             return alert.name
         starts_waiting = escalation.waits(changed) and not escalation.waits(alert)
         event = escalation.event_of(alert, changed)
-        due = _ns(changed.update_time) // 1_000_000 if starts_waiting else "keep"
+        due = ns(changed.update_time) // 1_000_000 if starts_waiting else "keep"
         return alert.name if await self._write(before, changed, event, due=due, takes=repeats) else ""
 
     async def _write(
@@ -240,23 +315,31 @@ class AlertLog:
         *,
         due: str | int,
         takes: Mapping[str, object] = {},
+        report: reports.Report | None = None,
     ) -> bool:
-        """Writes the alert and its log entry if it still is as `before`; `takes` are names of appearances' alerts."""
-        store_id, alert_id = names.parse_alert(alert.name)
-        keys = [_key(store_id), _key(store_id, "log"), _key(store_id, "due")]
-        keys += [_window(store_id, alert, per_camera=per_camera) for per_camera in (False, True)]
-        keys += [_key(store_id, f"added:{names.parse_alert(name)[1]}") for name in takes]
-        closes = "" if alert.state in OPEN else "close"
+        """Writes the alert and its log entry if it still is as `before`; `takes` are names of appearances' alerts.
+
+        `report` is what was said of its match with that: there is never one without the other.
+        """
+        store_id, own = names.parse_alert(alert.name)
+        keys = [key(store_id), log_key(store_id), key(store_id, "due")]
+        keys += [window_key(store_id, alert), reports.key(store_id), reports.index_key(store_id)]
+        keys += [key(store_id, f"added:{names.parse_alert(name)[1]}") for name in takes]
+        closes = "" if alert.state in OPEN else names.parse_camera(alert.camera)[1]
         retention_ms = max(1, self._retention_ns // 1_000_000)
         after = alert.SerializeToString()
-        arguments: list[str | bytes | int] = [alert_id, before, after, int(event), closes, due, retention_ms]
-        return bool(await self._change(keys=keys, args=arguments))
+        arguments: list[str | bytes | int] = [own, before, after, int(event), closes, due, retention_ms]
+        arguments.append(reports.packed(report) if report else b"")
+        code = int(await self._change(keys=keys, args=arguments))
+        if report and code == 1:
+            metrics.count(report)
+        return bool(code)
 
     async def _expire_some(self, store_id: str) -> int:
-        log = _key(store_id, "log")
+        log = log_key(store_id)
         oldest = time.time_ns() - self._retention_ns
-        keys = [_key(store_id), _key(store_id, "index"), log, tail.note_key(log), _key(store_id, "due")]
-        arguments = [f"{max(0, oldest // 1_000_000)}-0", _time_key(oldest)]
+        keys = [key(store_id), key(store_id, "index"), log, tail.note_key(log), key(store_id, "due")]
+        arguments = [f"{max(0, oldest // 1_000_000)}-0", time_key(oldest)]
         return int(await self._expire(keys=keys, args=arguments))
 
     async def _escalate_some(self, store_id: str) -> int:
@@ -264,19 +347,19 @@ class AlertLog:
         delay_ms = (await self.policies.of(store_id)).delay_ms
         if not delay_ms:
             return 0
-        due, latest = _key(store_id, "due"), time.time_ns() // 1_000_000 - delay_ms
+        due, latest = key(store_id, "due"), time.time_ns() // 1_000_000 - delay_ms
         ids: list[bytes] = await _awaited(self._redis.zrangebyscore(due, 0, latest, start=0, num=_CHUNK))
-        snapshots: list[bytes | None] = await _awaited(self._redis.hmget(_key(store_id), ids)) if ids else []
-        for alert_id, before in zip(ids, snapshots, strict=True):
+        snapshots: list[bytes | None] = await _awaited(self._redis.hmget(key(store_id), ids)) if ids else []
+        for waiting, before in zip(ids, snapshots, strict=True):
             changed = before and escalation.overdue(alert_pb2.Alert.FromString(before), now())
             if before and changed:
                 await self._write(before, changed, alert_pb2.ALERT_EVENT_ESCALATED, due="remove")
             else:
-                await _awaited(self._redis.zrem(due, alert_id))
+                await _awaited(self._redis.zrem(due, waiting))
         return len(ids)
 
     async def _snapshot(self, store_id: str, alert_id: str) -> bytes:
-        snapshot: Any = await self._redis.hget(_key(store_id), alert_id)
+        snapshot: Any = await self._redis.hget(key(store_id), alert_id)
         if snapshot is None:
             raise NotFound(names.alert(store_id, alert_id))
         assert isinstance(snapshot, bytes)
@@ -286,16 +369,14 @@ class AlertLog:
         # Kept as long as somebody follows it: clients choose the store, so there is no end to them.
         following = self._tails.get(store_id)
         if following is None:
-            following = StreamTail(self._redis, _key(store_id, "log"), ring=self._ring, heartbeat=self.heartbeat)
+            following = StreamTail(self._redis, log_key(store_id), ring=self._ring, heartbeat=self.heartbeat)
             self._tails[store_id] = following
         return following
 
 
 def now() -> Timestamp:
     """The time of this server, in whole microseconds as the index has it."""
-    time_stamp = Timestamp()
-    time_stamp.FromMicroseconds(time.time_ns() // 1000)
-    return time_stamp
+    return stamp(time.time_ns())
 
 
 def read_entry(entry_id: str, fields: Mapping[bytes, bytes]) -> Change:
@@ -303,30 +384,6 @@ def read_entry(entry_id: str, fields: Mapping[bytes, bytes]) -> Change:
     return Change(entry_id, int(fields[b"event"]), fields[b"alert"])
 
 
-def log_key(store_id: str) -> str:
-    """The Redis stream that is the store's log."""
-    return _key(store_id, "log")
-
-
-def _key(store_id: str, part: str = "") -> str:
-    return f"poi:{{{store_id}}}:alerts:{part}" if part else f"poi:{{{store_id}}}:alerts"
-
-
-def _window(store_id: str, alert: alert_pb2.Alert, *, per_camera: bool) -> str:
-    poi_id = names.parse_poi(alert.match.poi)[1]
-    camera_id = names.parse_camera(alert.camera)[1] if per_camera else ""
-    return _key(store_id, f"window:{poi_id}/{camera_id}")
-
-
 async def _awaited(answer: Any) -> Any:
     """What a command answers: redis-py types its commands as synchronous or not."""
     return await answer
-
-
-def _ns(time_stamp: Timestamp) -> int:
-    return time_stamp.seconds * 10**9 + time_stamp.nanos
-
-
-def _time_key(nanoseconds: int) -> str:
-    """16 hex digits that sort like times: the first microsecond that is not before."""
-    return f"{max(0, -(-nanoseconds // 1000)):016x}"

@@ -9,6 +9,12 @@ DUPLICATES = Counter("poi_alert_duplicates_total", "Candidates whose person had 
 SUPPRESSED = Counter(
     "poi_alerts_suppressed_total", "Candidates that were, or had been, added to an earlier alert of the person."
 )
+RUNNERS_UP = Counter(
+    "poi_alert_runners_up_total", "Candidates whose person became a runner-up of another person's alert, or was one."
+)
+REJECTED = Counter(
+    "poi_alert_candidates_rejected_total", "Candidates whose person somebody had said not to be in that appearance."
+)
 REFUSED = Counter("poi_alert_candidates_refused_total", "Candidates that were refused.")
 STREAMS = Gauge("poi_alert_streams", "StreamAlerts calls that are open.")
 LAG = Histogram(

@@ -13,6 +13,7 @@ from poi.v1 import alert_pb2, alert_pb2_grpc, common_pb2
 
 from alert_svc import metrics, stream, summary, triage
 from alert_svc.alerts import new_alert, requested
+from alert_svc.export.exporter import Exporter
 from alert_svc.log import AlertLog, now
 from alert_svc.policy import settings_store
 from alert_svc.triage import Action
@@ -32,12 +33,15 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"  # generic in its stub
 class AlertServicer(alert_pb2_grpc.AlertServiceServicer):
     """The contract's methods."""
 
-    def __init__(self, log: AlertLog, draining: asyncio.Event, *, slow_seconds: float = 10.0) -> None:
+    def __init__(
+        self, log: AlertLog, exporter: Exporter, draining: asyncio.Event, *, slow_seconds: float = 10.0
+    ) -> None:
         """`draining`: set when the server is about to stop, which ends the streams.
 
         `slow_seconds`: a client that takes longer to take a response is cut off.
         """
         self._log, self._draining, self._slow_seconds = log, draining, slow_seconds
+        self._exporter = exporter
 
     async def RaiseAlerts(
         self, request: alert_pb2.RaiseAlertsRequest, context: Context
@@ -58,12 +62,16 @@ class AlertServicer(alert_pb2_grpc.AlertServiceServicer):
         outcome = iter(await self._log.raise_all(store_id, alerts) if alerts else [])
         for raised in response.alerts:
             if raised.alert:
-                raised.alert, raised.created, raised.suppressed = next(outcome)
+                raised.alert, raised.created, raised.suppressed, raised.runner_up, raised.rejected = next(outcome)
         fresh = sum(raised.created for raised in response.alerts)
         suppressed = sum(raised.suppressed for raised in response.alerts)
         metrics.RAISED.inc(fresh)
         metrics.SUPPRESSED.inc(suppressed)
-        metrics.DUPLICATES.inc(len(alerts) - fresh - suppressed)
+        runners_up = sum(raised.runner_up for raised in response.alerts)
+        rejected = sum(raised.rejected for raised in response.alerts)
+        metrics.RUNNERS_UP.inc(runners_up)
+        metrics.REJECTED.inc(rejected)
+        metrics.DUPLICATES.inc(len(alerts) - fresh - suppressed - runners_up - rejected)
         metrics.REFUSED.inc(len(response.errors))
         return response
 
@@ -121,6 +129,14 @@ class AlertServicer(alert_pb2_grpc.AlertServiceServicer):
     async def ResolveAlert(self, request: alert_pb2.ResolveAlertRequest, context: Context) -> alert_pb2.Alert:
         """It is done with."""
         return await self._act(request, triage.RESOLVED)
+
+    async def ExportAlert(
+        self, request: alert_pb2.ExportAlertRequest, context: Context
+    ) -> AsyncIterator[alert_pb2.ExportAlertResponse]:
+        """A case file of an alert, in pieces."""
+        async with aclosing(self._exporter.export(request.name, request.actor, request.purpose)) as pieces:
+            async for piece in pieces:
+                yield alert_pb2.ExportAlertResponse(data=piece)
 
     async def SummarizeAlerts(
         self, request: alert_pb2.SummarizeAlertsRequest, context: Context

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 from pydantic import AfterValidator, Field
 
 from alert_svc.policy import Policy
-from mesh.settings import HostPort, MqttUrl, OptionalPath, RedisUrl, ServerSettings, split_host_port
+from mesh.settings import HostPort, MqttUrl, OptionalPath, RedisUrl, ServerSettings, StoreId, Target, split_host_port
 
 
 def _host_port_or_off(value: str) -> str:
@@ -46,6 +46,17 @@ class AlertSettings(ServerSettings):
     escalation_delay_seconds: Annotated[float, Field(ge=0, le=604_800)] = 300.0
     """A HIGH alert that nobody has looked at for so long escalates; 0 never."""
 
+    store: StoreId = "store-1"
+    """The store whose alerts get pictures: that of the history."""
+    history_target: Target = "127.0.0.1:7003"
+    """HistoryService: has the frames of appearances, and keeps the pictures of alerts."""
+    match_target: Target = "127.0.0.1:7002"
+    """PoiService: has the pictures of references."""
+    evidence: bool = True
+    """Make pictures of alerts: face, frame and reference side by side."""
+    evidence_wait_seconds: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    """An alert whose appearance has no frame after so long, with history there, gets no picture."""
+
     mqtt_url: MqttUrl = "mqtt://127.0.0.1:1883"
     """The store's own broker, for MQTT targets that name none. User and password may be in it."""
     websocket_listen: Annotated[str, AfterValidator(_host_port_or_off)] = ""
@@ -75,7 +86,7 @@ class AlertSettings(ServerSettings):
     delivery_keep: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     """How many deliveries of a target are remembered, besides dead letters, which are as long as alerts."""
     delivery_lease_seconds: Annotated[float, Field(ge=0.5, le=300)] = 10.0
-    """A server that dies is replaced at its targets after so long."""
+    """A server that dies is replaced at its targets, and as the maker of pictures, after so long."""
 
     @property
     def policy(self) -> Policy:

@@ -28,6 +28,7 @@ from mesh.errors import MeshError
 from mesh.local import MODULES, LaunchError, Mesh
 
 _DELIVERY_SECONDS = 10.0
+_PICTURE_SECONDS = 10.0
 _SETTLE_SECONDS = 15.0
 """How long after the replay alerts and visits may still come: people who vanish close their visits at a gap."""
 
@@ -120,6 +121,8 @@ async def _story(console: Console, mesh: Mesh, scene: material.Material, steps: 
     alerts = await _play(console, mesh.mqtt_url, scene, steps)
     delivered = await _work(console, steps, receiver, alerts)
 
+    pictures = await steps.pictures(_PICTURE_SECONDS)
+
     wanted = scene.people[0]
     photo = next(iter(photos[wanted.poi_id]), None)
     found = await steps.search(wanted, photo)
@@ -130,7 +133,7 @@ async def _story(console: Console, mesh: Mesh, scene: material.Material, steps: 
     show.files(console, await keep.keep(steps, f"{wanted.display_name}: cameras and zones", found.hits, way))
     show.visits(console, await steps.visits())
     framed = await steps.appearances_with_frames()
-    return _summary(console, scene, alerts, found.total_size, framed, delivered=delivered)
+    return _summary(console, scene, alerts, found.total_size, framed, delivered=delivered, pictured=len(pictures))
 
 
 async def _play(console: Console, mqtt_url: str, scene: material.Material, steps: Steps) -> list[SeenAlert]:
@@ -197,7 +200,14 @@ async def _settle(steps: Steps, enough: asyncio.Event | None) -> None:
 
 
 def _summary(
-    console: Console, scene: material.Material, alerts: list[SeenAlert], found: int, framed: int, *, delivered: bool
+    console: Console,
+    scene: material.Material,
+    alerts: list[SeenAlert],
+    found: int,
+    framed: int,
+    *,
+    delivered: bool,
+    pictured: int,
 ) -> bool:
     by_person = Counter(seen.alert.match.poi.rpartition("/")[2] for seen in alerts)
     latencies = sorted(seen.latency_ms for seen in alerts if seen.latency_ms is not None)
@@ -220,6 +230,8 @@ def _summary(
             "from the camera's message to the client"
         )
     console.print(f"the search found {found} appearances; {framed} appearances have evidence frames")
+    if pictured:
+        console.print(f"{pictured} alerts have a picture: face, frame and reference side by side")
     console.print("all is well" if good else "something is missing", style="green" if good else "red")
     return good
 

@@ -142,6 +142,8 @@ def commands(console: Console, mesh: Mesh, store: str) -> None:
         *([f"export {' '.join(elsewhere)}"] if elsewhere else []),
         f".venv/bin/poi --store {store} status",
         f".venv/bin/poi --store {store} alerts --follow",
+        f".venv/bin/poi --store {store} frame PICTURE -o alert.jpg",
+        f".venv/bin/poi --store {store} export ALERT --purpose 'case 1' --out case.zip",
         "# more traffic: synthetic cameras",
         f".venv/bin/python -m clients.replay --mqtt {mesh.mqtt_url}",
     ]

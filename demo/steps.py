@@ -144,6 +144,17 @@ class Steps:
         response = await stub.ListAppearances(history_pb2.ListAppearancesRequest(parent=self._parent, page_size=1000))
         return sum(1 for appearance in response.appearances if appearance.frames)
 
+    async def pictures(self, wait_seconds: float) -> list[str]:
+        """The pictures of all alerts that have one (face, frame and reference), once all do or so long has passed."""
+        stub: alert_pb2_grpc.AlertServiceAsyncStub = alert_pb2_grpc.AlertServiceStub(self._channel("alert"))
+        deadline = asyncio.get_running_loop().time() + wait_seconds
+        while True:
+            page = await stub.ListAlerts(alert_pb2.ListAlertsRequest(parent=self._parent, page_size=1000))
+            made = [alert.evidence.picture for alert in page.alerts if alert.HasField("evidence")]
+            if len(made) == len(page.alerts) or asyncio.get_running_loop().time() > deadline:
+                return made
+            await asyncio.sleep(0.2)
+
     async def visits(self) -> list[region_pb2.Visit]:
         """All visits to zones, oldest first."""
         stub: region_pb2_grpc.RegionServiceAsyncStub = region_pb2_grpc.RegionServiceStub(self._channel("region"))

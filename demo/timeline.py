@@ -39,7 +39,8 @@ def draw(
         seconds = (step.end_time.ToMilliseconds() - step.start_time.ToMilliseconds()) / 1000
         text = f"{seconds:.1f} s, {step.similarity:.2f}" if step.camera else f"{seconds:.1f} s"
         axes.annotate(text, (right, row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
-    seen = [frame for frame in frames if frame.camera in rows]
+    shown = [frame for frame in frames if frame.kind != history_pb2.FRAME_KIND_EVIDENCE]  # those are made of others
+    seen = [frame for frame in shown if frame.camera in rows]
     axes.plot(
         [_day(frame.capture_time) for frame in seen],
         [rows[frame.camera] - 0.38 for frame in seen],

@@ -69,7 +69,8 @@ class Settings(ServerSettings):
     retention_days: Annotated[float, Field(gt=0, le=3650)] = 7.0
     """Detections and frames older than so many days are dropped, and refused."""
     future_seconds: Annotated[float, Field(ge=0, le=86_400)] = 300.0
-    """A detection further in the future is refused: a camera's clock is wrong."""
+    """A detection further in the future is refused: a camera's clock is wrong. Ingest then gives it the time of its
+    arrival, and says so in its rejections (CLOCK_SKEW)."""
     sweep_seconds: Annotated[float, Field(gt=0, le=86_400)] = 60.0
     """How often what is too old is dropped."""
 

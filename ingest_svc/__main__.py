@@ -13,6 +13,7 @@ from ingest_svc.acknowledgements import Acknowledgements
 from ingest_svc.alerts import AlertRaiser
 from ingest_svc.batch_stream import BatchStream
 from ingest_svc.cameras import CameraParser
+from ingest_svc.clocks import CameraClocks
 from ingest_svc.dead_letters import DeadLetters
 from ingest_svc.detections import DetectionFlow
 from ingest_svc.evidence import Evidence
@@ -32,6 +33,7 @@ from mesh.settings import load
 _CONNECTED = prometheus_client.Gauge("poi_ingest_connected", "1 while the broker has our subscriptions.")
 _PENDING = prometheus_client.Gauge("poi_ingest_pending_messages", "Messages that are not yet acknowledged.")
 _OLDEST = prometheus_client.Gauge("poi_ingest_oldest_pending_seconds", "How long the oldest of them has waited.")
+_SKEWED = prometheus_client.Gauge("poi_ingest_skewed_cameras", "Cameras whose clocks are wrong.")
 _DETECTIONS = prometheus_client.Gauge("poi_ingest_detections", "Detections that history and match have taken.")
 
 
@@ -63,6 +65,10 @@ async def main() -> None:
         settings.dead_letter_topic,
     )
     presence = Presence(client, settings.store, f"{socket.gethostname()}-{os.getpid()}")
+    clocks = CameraClocks(
+        lambda camera, problem: dead_letters.refuse(camera, [problem], None),
+        most_waiting_seconds=settings.session_expiry_seconds,
+    )
     evidence = (
         Evidence(
             settings.store,
@@ -70,6 +76,7 @@ async def main() -> None:
             ask=lambda camera_id: mqtt.publish(topics.command + camera_id, b"getimage"),
             wait_seconds=settings.evidence_wait_seconds,
             on_problem=lambda camera, problem: dead_letters.refuse(camera, [problem], None),
+            correct=clocks.correct,
         )
         if settings.evidence
         else None
@@ -85,6 +92,7 @@ async def main() -> None:
         match,
         alerts,
         acknowledgements,
+        clocks,
         batch_detections=settings.batch_detections,
         batch_wait_seconds=settings.batch_wait_ms / 1000,
         on_sighting=lambda detection, appearance, why: (
@@ -111,6 +119,7 @@ async def main() -> None:
         acknowledgements=acknowledgements,
         presence=presence,
         dead_letters=dead_letters,
+        clocks=clocks,
         max_payload_bytes=settings.max_payload_bytes,
     )
 
@@ -131,6 +140,7 @@ async def main() -> None:
     _CONNECTED.set_function(lambda: float(mqtt.connected))
     _PENDING.set_function(lambda: acknowledgements.pending)
     _OLDEST.set_function(lambda: acknowledgements.oldest_seconds)
+    _SKEWED.set_function(lambda: len(clocks))
     _DETECTIONS.set_function(lambda: detections.detections)
 
     service = IngestService(

@@ -9,7 +9,6 @@ time, and so smaller batches, a mesh on two cores spent 30 % more on each detect
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 
 import structlog
@@ -19,7 +18,9 @@ from ingest_svc.acknowledgements import Acknowledgements, Delivery
 from ingest_svc.alerts import AlertRaiser
 from ingest_svc.batch_stream import BatchStream
 from ingest_svc.best_faces import BestFaces
+from ingest_svc.clocks import CameraClocks
 from ingest_svc.rejections import Problem
+from ingest_svc.sent import Key, Sent, SentMatches, after
 from mesh import errors
 
 _log = structlog.get_logger(__name__)
@@ -30,7 +31,11 @@ OnSighting = Callable[[common_pb2.Detection, str, "history_pb2.FrameKind.ValueTy
 OnStored = Callable[[common_pb2.Detection, str], None]
 OnProblems = Callable[[str, Sequence[Problem]], None]
 
-_REMEMBERED_ALERTS = 65_536
+_MOST_MATCHES = 21
+"""Of one face: the best, and more runners-up than an alert names."""
+_STALE_SECONDS = 0.25
+"""Matches older than that are asked for again before they raise an alert: whoever was deleted, or moved off a list,
+while history or alert kept us waiting raises none."""
 _BEST_EVERY_SECONDS = 2.0
 """How often an appearance is worth another frame because its face is better: cameras have more to do."""
 
@@ -45,6 +50,7 @@ class DetectionFlow:
         match: MatchStream,
         alerts: AlertRaiser,
         acknowledgements: Acknowledgements,
+        clocks: CameraClocks,
         *,
         batch_detections: int,
         batch_wait_seconds: float,
@@ -61,6 +67,7 @@ class DetectionFlow:
         self._match = match
         self._alerts = alerts
         self._acknowledgements = acknowledgements
+        self._clocks = clocks
         self._batch_size = batch_detections
         self._batch_wait = batch_wait_seconds
         self._on_sighting = on_sighting
@@ -72,7 +79,7 @@ class DetectionFlow:
         self._overdue = False
         self._asked = 0  # batches that history and match have yet to answer
         self._under_way: set[asyncio.Task[None]] = set()
-        self._raised: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._sent = SentMatches()
         self._best_faces = BestFaces(_BEST_EVERY_SECONDS)
         self.detections = 0
         """Detections that history and match have taken."""
@@ -140,10 +147,13 @@ class DetectionFlow:
         for _, delivery in items:
             self._acknowledgements.done(delivery)
 
-    async def _store_and_match(self, items: list[tuple[common_pb2.Detection, Delivery]]) -> None:
+    async def _store_and_match(
+        self, items: list[tuple[common_pb2.Detection, Delivery]], *, is_corrected: bool = False
+    ) -> None:
         detections = [detection for detection, _ in items]
         faces = [detection for detection in detections if detection.HasField("embedding")]
         self._asked += 1
+        asked = self._loop.time()
         try:
             stored, matched = await self._ask(detections, faces)
         finally:
@@ -151,8 +161,8 @@ class DetectionFlow:
             if self._overdue and not self._asked:
                 self._send()
         appearances = {item.detection_id: item.appearance for item in stored.stored}
-        await self._raise_alerts(detections, matched, appearances)
-        self.detections += len(detections)
+        await self._raise_alerts(detections, matched, asked, appearances)
+        self.detections += 0 if is_corrected else len(detections)
         firsts = {item.detection_id for item in stored.stored if item.first}
         if firsts:
             for detection in detections:
@@ -170,8 +180,14 @@ class DetectionFlow:
                 if of is not None:
                     self._on_stored(detection, of)
         if stored.errors or matched.errors:
-            self._report(detections, stored.errors)
+            moved = set[int]()
+            if not is_corrected:
+                late = [item.index for item in stored.errors if _is_clock(item)]
+                moved = {index for index in late if self._clocks.refused(detections[index])}
+            self._report(detections, [item for item in stored.errors if item.index not in moved])
             self._report(faces, matched.errors)
+            if moved:
+                await self._store_and_match([items[index] for index in sorted(moved)], is_corrected=True)
 
     async def _ask(
         self, detections: list[common_pb2.Detection], faces: list[common_pb2.Detection]
@@ -187,31 +203,52 @@ class DetectionFlow:
         self,
         detections: list[common_pb2.Detection],
         matched: match_pb2.MatchDetectionsResponse,
+        asked: float,
         appearances: dict[str, str],
     ) -> None:
-        if not matched.results:
-            return
         by_id = {detection.detection_id: detection for detection in detections}
-        candidates: dict[tuple[str, str], alert_pb2.AlertCandidate] = {}
-        for result in matched.results:
+        results, sent = matched.results, dict[Key, Sent]()
+        candidates: list[alert_pb2.AlertCandidate] = []
+
+        async def fresh() -> list[alert_pb2.AlertCandidate]:
+            nonlocal asked, results, candidates, sent
+            if self._loop.time() - asked > _STALE_SECONDS:
+                asked = self._loop.time()
+                again = [by_id[candidate.detection_id] for candidate in candidates]
+                request = match_pb2.MatchDetectionsRequest(parent=self._parent, detections=again)
+                results = (await self._match.send(request)).results
+            candidates, sent = self._news(results, by_id, appearances)
+            return candidates
+
+        candidates, sent = self._news(results, by_id, appearances)
+        if not candidates:
+            return
+        self.raised_alerts += await self._alerts.raise_alerts(fresh)
+        firsts = {(candidate.appearance, candidate.match.poi): candidate for candidate in reversed(candidates)}
+        for key, candidate in firsts.items():
+            if key not in self._sent:
+                self._on_sighting(by_id[candidate.detection_id], candidate.appearance, history_pb2.FRAME_KIND_MATCH)
+        self._sent.keep(sent)
+
+    def _news(
+        self,
+        results: Iterable[match_pb2.DetectionMatches],
+        by_id: dict[str, common_pb2.Detection],
+        appearances: dict[str, str],
+    ) -> tuple[list[alert_pb2.AlertCandidate], dict[Key, Sent]]:
+        """What the alert service does not know yet, in order, and what will then have been sent."""
+        candidates, sent = list[alert_pb2.AlertCandidate](), dict[Key, Sent]()
+        for result in results:
             appearance = appearances.get(result.detection_id)
             if appearance is None or not result.matches:  # refused by history, which says why
                 continue
-            best = result.matches[0]
+            best, *others = result.matches[:_MOST_MATCHES]
             key = (appearance, best.poi)
-            if key in self._raised:
-                self._raised.move_to_end(key)
-            elif key not in candidates:
-                candidates[key] = _candidate(by_id[result.detection_id], appearance, best)
-        if not candidates:
-            return
-        created = await self._alerts.raise_alerts(list(candidates.values()))
-        self.raised_alerts += created
-        for key, candidate in candidates.items():
-            self._raised[key] = None
-            self._on_sighting(by_id[candidate.detection_id], candidate.appearance, history_pb2.FRAME_KIND_MATCH)
-        while len(self._raised) > _REMEMBERED_ALERTS:
-            self._raised.popitem(last=False)
+            news = after(sent.get(key) or self._sent.get(key), best, others)
+            if news is not None:
+                sent[key] = news
+                candidates.append(_candidate(by_id[result.detection_id], appearance, best, others))
+        return candidates, sent
 
     def _report(self, sent: list[common_pb2.Detection], refused: Iterable[common_pb2.ItemError]) -> None:
         for item in refused:
@@ -220,18 +257,25 @@ class DetectionFlow:
             self._on_problems(detection.camera, [Problem(error.reason, _item_field(detection), str(error))])
 
 
-def _candidate(detection: common_pb2.Detection, appearance: str, best: match_pb2.Match) -> alert_pb2.AlertCandidate:
+def _candidate(
+    detection: common_pb2.Detection, appearance: str, best: match_pb2.Match, others: Iterable[match_pb2.Match]
+) -> alert_pb2.AlertCandidate:
     candidate = alert_pb2.AlertCandidate(
         match=best,
         appearance=appearance,
         camera=detection.camera,
         detection_id=detection.detection_id,
         detect_time=detection.detect_time,
+        runners_up=others,
     )
     for box in ("person_box", "face_box"):
         if detection.HasField(box):
             getattr(candidate, box).CopyFrom(getattr(detection, box))
     return candidate
+
+
+def _is_clock(item: common_pb2.ItemError) -> bool:
+    return errors.from_status(item.status).reason == "TIME_OUT_OF_RANGE"
 
 
 def _item_field(detection: common_pb2.Detection) -> str:

@@ -69,15 +69,20 @@ class Evidence:
         ask: Callable[[str], bool],
         wait_seconds: float,
         on_problem: Callable[[str, Problem], None],
+        correct: Callable[[str, int], int] = lambda _, time_ms: time_ms,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`ask(camera_id)` sends the command; `on_problem(camera, ...)` is told of frames that were refused."""
+        """`ask(camera_id)` sends the command; `on_problem(camera, ...)` is told of frames that were refused.
+
+        `correct(camera, time_ms)` says when a frame was taken by our clock.
+        """
         self._store = store
         self._parent = names.store(store)
         self._history = history
         self._ask = ask
         self._wait = wait_seconds
         self._on_problem = on_problem
+        self._correct = correct
         self._clock = clock
         self._asked_at: dict[str, float] = {}
         self._wanted: dict[str, _Wanted] = {}
@@ -132,7 +137,8 @@ class Evidence:
         if len(data) > _MOST_IMAGE_BYTES:
             raise Refused("TOO_LARGE", "image", f"{len(data)} bytes, {_MOST_IMAGE_BYTES} at most")
         time_ms = parsing.time_ms(content.get("timestamp"), "timestamp")
-        shot = Shot(names.camera(self._store, camera_id), time_ms, data)
+        camera = names.camera(self._store, camera_id)
+        shot = Shot(camera, self._correct(camera, time_ms), data)
         if wanted.appearances:
             self.store(shot, wanted.kind, wanted.appearances)
         if self.on_shot is not None:

@@ -10,6 +10,7 @@ import structlog
 
 from ingest_svc.acknowledgements import Acknowledgements
 from ingest_svc.cameras import CameraParser
+from ingest_svc.clocks import CameraClocks
 from ingest_svc.dead_letters import DeadLetters
 from ingest_svc.detections import DetectionFlow
 from ingest_svc.evidence import Evidence
@@ -62,6 +63,7 @@ class Intake:
         acknowledgements: Acknowledgements,
         presence: Presence,
         dead_letters: DeadLetters,
+        clocks: CameraClocks,
         max_payload_bytes: int,
     ) -> None:
         self._topics = topics
@@ -73,6 +75,7 @@ class Intake:
         self._acknowledgements = acknowledgements
         self._presence = presence
         self._dead_letters = dead_letters
+        self._clocks = clocks
         self._max_payload = max_payload_bytes
         self._camera_messages = _MESSAGES.labels("camera")
         self._scene_messages = _MESSAGES.labels("scene")
@@ -101,6 +104,7 @@ class Intake:
                 problems = message.problems
                 self._presence.seen(camera_id, message.detect_ms, len(message.detections))
                 self._scenes.boxes.seen(camera_id, message.detect_ms, message.detections)
+                self._clocks.correct_all(message.camera, message.detections)
                 self._detections.add(message.detections, delivery)
             elif topic.startswith(self._topics.scene):
                 self._scene_messages.inc()

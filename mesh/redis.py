@@ -34,6 +34,7 @@ def connect(url: str) -> Redis:
         socket_keepalive=True,
         health_check_interval=15,
         retry=Retry(ExponentialWithJitterBackoff(cap=1.0, base=0.05), retries=6),
-        retry_on_error=[ConnectionError, TimeoutError, BusyLoadingError],
+        # uvloop says RuntimeError of a connection that the other end has closed before the handshake.
+        retry_on_error=[ConnectionError, TimeoutError, BusyLoadingError, RuntimeError],
     )
     return client

@@ -91,7 +91,10 @@ class Filter:
 
     def __init__(self, wanted: delivery_pb2.TargetFilter) -> None:
         self._alerts = AlertFilter(
-            min_severity=wanted.min_severity, cameras=frozenset(wanted.cameras), pois=frozenset(wanted.pois)
+            min_severity=wanted.min_severity,
+            cameras=frozenset(wanted.cameras),
+            pois=frozenset(wanted.pois),
+            watchlists=frozenset(wanted.watchlists),
         )
         self._events = frozenset(wanted.events)
 
@@ -103,7 +106,11 @@ class Filter:
 def _check(target: delivery_pb2.Target, guard: Guard) -> None:
     store_id = names.parse_target(target.name)[0]
     wrong: list[tuple[str, str]] = []
-    for field, parse in (("cameras", names.parse_camera), ("pois", names.parse_poi)):
+    for field, parse in (
+        ("cameras", names.parse_camera),
+        ("pois", names.parse_poi),
+        ("watchlists", names.parse_watchlist),
+    ):
         for index, name in enumerate(getattr(target.filter, field)):
             try:
                 in_store(parse, name, f"target.filter.{field}[{index}]", store_id)

@@ -5,9 +5,12 @@ from typing import Annotated
 import typer
 
 from clients.cli import (
+    alert_settings,
     alerts,
     erase,
+    export,
     faces,
+    feedback,
     importing,
     investigate,
     operations,
@@ -48,7 +51,23 @@ def poi(
     context.obj = Mesh(store, dict(zip(SERVICES, targets, strict=True)))
 
 
-for commands in (people, importing, watchlists, tuning, faces, alerts, targets, investigate, erase, places, operations):
+_COMMANDS = (
+    people,
+    importing,
+    watchlists,
+    tuning,
+    faces,
+    alerts,
+    alert_settings,
+    feedback,
+    export,
+    targets,
+    investigate,
+    erase,
+    places,
+    operations,
+)
+for commands in _COMMANDS:
     commands.register(app)
 
 if __name__ == "__main__":

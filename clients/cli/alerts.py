@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import getpass
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final
@@ -14,7 +14,7 @@ import typer
 from poi.v1 import alert_pb2, alert_pb2_grpc, common_pb2
 
 from clients.cli import output
-from clients.cli.options import Cameras, Json, MinSeverity, Pois, Since, Until, a_time, interval, timestamp
+from clients.cli.options import Cameras, Json, MinSeverity, Pois, Since, Until, Watchlists, a_time, interval, timestamp
 from clients.cli.session import Mesh, execute, explain, pages
 from mesh import names
 from mesh.errors import from_rpc
@@ -37,6 +37,24 @@ class State(StrEnum):
     def number(self) -> alert_pb2.AlertState.ValueType:
         """The contract's value."""
         return alert_pb2.AlertState.Value(f"ALERT_STATE_{self.value}")
+
+
+class Event(StrEnum):
+    """What happens to alerts, as in the contract, for people to type."""
+
+    RAISED = "RAISED"
+    SUPPRESSED = "SUPPRESSED"
+    ESCALATED = "ESCALATED"
+    EVIDENCE = "EVIDENCE"
+    ACKNOWLEDGED = "ACKNOWLEDGED"
+    CONFIRMED = "CONFIRMED"
+    REJECTED = "REJECTED"
+    RESOLVED = "RESOLVED"
+
+    @property
+    def number(self) -> alert_pb2.AlertEvent.ValueType:
+        """The contract's value."""
+        return alert_pb2.AlertEvent.Value(f"ALERT_EVENT_{self.value}")
 
 
 _SAID: Final = {
@@ -69,6 +87,11 @@ def alerts(
     min_severity: MinSeverity = None,
     camera: Cameras = None,
     poi: Pois = None,
+    watchlist: Watchlists = None,
+    event: Annotated[
+        list[Event] | None,
+        typer.Option("--event", case_sensitive=False, help="Only these events, when following (repeat)."),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="At most so many (50 in a list, no end when following).")
     ] = None,
@@ -81,11 +104,14 @@ def alerts(
     mesh: Mesh = context.obj
     if since and cursor:
         raise typer.BadParameter("--since and --cursor both say where to begin: give one")
+    if event and not (follow or cursor):
+        raise typer.BadParameter("--event goes with --follow")
 
     async def run() -> None:
         least = min_severity.number if min_severity else common_pb2.SEVERITY_UNSPECIFIED
         cameras = [mesh.name(names.camera, each) for each in camera or ()]
         pois = [mesh.name(names.poi, each) for each in poi or ()]
+        lists = [mesh.name(names.watchlist, each) for each in watchlist or ()]
         async with mesh.channel("alert") as channel:
             stub = alert_pb2_grpc.AlertServiceStub(channel)
             if follow or cursor:
@@ -94,16 +120,22 @@ def alerts(
                     min_severity=least,
                     cameras=cameras,
                     pois=pois,
+                    watchlists=lists,
                     states=[state.number] if state else [],
                 )
                 if since:
                     live.start_time.CopyFrom(timestamp(since))
                 elif cursor:
                     live.cursor = cursor
-                await _follow(stub, live, limit, json)
+                await _follow(stub, live, {each.number for each in event or Event}, limit, json)
                 return
             request = alert_pb2.ListAlertsRequest(
-                parent=mesh.parent, interval=interval(since, None), min_severity=least, cameras=cameras, pois=pois
+                parent=mesh.parent,
+                interval=interval(since, None),
+                min_severity=least,
+                cameras=cameras,
+                pois=pois,
+                watchlists=lists,
             )
             if state:
                 request.state = state.number
@@ -211,14 +243,16 @@ def shift(
     execute(run())
 
 
-async def _follow(stub: Any, request: alert_pb2.StreamAlertsRequest, limit: int | None, as_json: bool) -> None:
+async def _follow(
+    stub: Any, request: alert_pb2.StreamAlertsRequest, events: Container[int], limit: int | None, as_json: bool
+) -> None:
     seen, reached = 0, ""
     try:
         while True:
             try:
                 async for response in stub.StreamAlerts(request):
                     reached = request.cursor = response.cursor  # takes the place of a start time
-                    if response.event == alert_pb2.ALERT_EVENT_HEARTBEAT:
+                    if response.event not in events:  # nor is a heartbeat
                         continue
                     _print_event(response, as_json)
                     seen += 1
@@ -249,12 +283,32 @@ def _print_event(response: alert_pb2.StreamAlertsResponse, as_json: bool) -> Non
         output.closeness(alert.match),
         f"{late:.0f} ms after the frame",
         output.short(alert.name),
+        *_more(response.event, alert),
+    )
+
+
+def _more(event: int, alert: alert_pb2.Alert) -> Iterable[str]:
+    """What an event is about, where that is not the alert as a whole."""
+    if event == alert_pb2.ALERT_EVENT_ESCALATED and alert.escalations:
+        reason = alert_pb2.EscalationReason.Name(alert.escalations[-1].reason)
+        yield f"for {reason.removeprefix('ESCALATION_REASON_')}"
+    if event == alert_pb2.ALERT_EVENT_SUPPRESSED:
+        yield f"{alert.suppressed_count} repeats"
+    if event == alert_pb2.ALERT_EVENT_EVIDENCE:
+        yield f"picture {output.short(alert.evidence.picture)}"
+    if alert.runners_up:
+        yield f"or {_runners_up(alert)}"
+
+
+def _runners_up(alert: alert_pb2.Alert) -> str:
+    return ", ".join(
+        f"{each.display_name or output.short(each.poi)} {each.similarity:.2f}" for each in alert.runners_up
     )
 
 
 def _print_alerts(found: Iterable[alert_pb2.Alert]) -> None:
     output.print_table(
-        ("RAISED", "STATE", "SEVERITY", "WHO", "CAMERA", "SIMILARITY", "REPEATS", "ALERT"),
+        ("RAISED", "STATE", "SEVERITY", "WHO", "CAMERA", "SIMILARITY", "REPEATS", "OR", "PICTURE", "ALERT"),
         (
             (
                 output.clock(alert.create_time),
@@ -264,6 +318,8 @@ def _print_alerts(found: Iterable[alert_pb2.Alert]) -> None:
                 output.short(alert.camera),
                 output.closeness(alert.match),
                 alert.suppressed_count or "",
+                _runners_up(alert),
+                output.short(alert.evidence.picture),
                 output.short(alert.name),
             )
             for alert in found

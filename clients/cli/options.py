@@ -115,6 +115,9 @@ Since = Annotated[
 Until = Annotated[datetime | None, typer.Option(parser=a_time, metavar="TIME", help="Before that: as --since.")]
 Cameras = Annotated[list[str] | None, typer.Option("--camera", metavar="CAMERA", help="Only this camera (repeat).")]
 Pois = Annotated[list[str] | None, typer.Option("--poi", metavar="POI", help="Only this person (repeat).")]
+Watchlists = Annotated[
+    list[str] | None, typer.Option("--watchlist", metavar="LIST", help="Only of this watchlist (repeat).")
+]
 MinSeverity = Annotated[Severity | None, typer.Option(case_sensitive=False, help="At least so severe.")]
 Purpose = Annotated[str, typer.Option(help="What the person is enrolled for.")]
 Basis = Annotated[LegalBasis | None, typer.Option("--legal-basis", case_sensitive=False, help="Why the law allows it.")]

@@ -11,7 +11,8 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from poi.v1 import alert_pb2, delivery_pb2, delivery_pb2_grpc
 
 from clients.cli import output
-from clients.cli.options import Cameras, Json, Limit, MinSeverity, Pois, Severity
+from clients.cli.alerts import Event
+from clients.cli.options import Cameras, Json, Limit, MinSeverity, Pois, Severity, Watchlists
 from clients.cli.session import Mesh, Refused, execute, pages
 from mesh import names
 
@@ -31,14 +32,6 @@ class State(StrEnum):
     DELIVERED = "DELIVERED"
     DEAD = "DEAD"
     REPLAYING = "REPLAYING"
-
-
-class Event(StrEnum):
-    """As in the contract, for people to type."""
-
-    RAISED = "RAISED"
-    ACKNOWLEDGED = "ACKNOWLEDGED"
-    RESOLVED = "RESOLVED"
 
 
 def register(app: typer.Typer) -> None:
@@ -91,6 +84,7 @@ def create(
     min_severity: MinSeverity = None,
     camera: Cameras = None,
     poi: Pois = None,
+    watchlist: Watchlists = None,
     event: Events = None,
     enable: Enabled = None,
     json: Json = False,
@@ -100,7 +94,7 @@ def create(
     if sum(map(bool, (webhook, mqtt, websocket, log))) != 1:
         raise typer.BadParameter("exactly one of --webhook, --mqtt, --websocket and --log is needed")
     wanted = delivery_pb2.Target(display_name=name, enabled=enable is not False)
-    _filter(mesh, wanted, min_severity, camera, poi, event)
+    _filter(mesh, wanted, min_severity, (camera, poi, watchlist), event)
     if webhook:
         wanted.webhook.url, wanted.webhook.secret = webhook, secret
         wanted.webhook.headers.update(_headers(header))
@@ -149,6 +143,7 @@ def update(
     min_severity: MinSeverity = None,
     camera: Cameras = None,
     poi: Pois = None,
+    watchlist: Watchlists = None,
     event: Events = None,
     everything: Annotated[bool, typer.Option("--everything", help="Hear of everything: no filter.")] = False,
     enable: Enabled = None,
@@ -158,7 +153,7 @@ def update(
     """Changes what is said of a target; the rest stays. What it is to hear of is said as a whole."""
     mesh: Mesh = context.obj
     wanted = delivery_pb2.Target(name=mesh.name(names.target, target), etag=etag, display_name=name)
-    filtered = _filter(mesh, wanted, min_severity, camera, poi, event)
+    filtered = _filter(mesh, wanted, min_severity, (camera, poi, watchlist), event)
     if filtered and everything:
         raise typer.BadParameter("--everything and a filter exclude each other")
     paths = ["display_name"] * bool(name) + ["filter"] * (filtered or everything)
@@ -328,17 +323,17 @@ def _filter(
     mesh: Mesh,
     target: delivery_pb2.Target,
     min_severity: Severity | None,
-    cameras: list[str] | None,
-    pois: list[str] | None,
+    named: tuple[list[str] | None, list[str] | None, list[str] | None],
     events: list[Event] | None,
 ) -> bool:
     """Fills in what the target is to hear of; whether anything was said of that."""
-    wanted = target.filter
+    wanted, (cameras, pois, watchlists) = target.filter, named
     if min_severity:
         wanted.min_severity = min_severity.number
     wanted.cameras.extend(mesh.name(names.camera, each) for each in cameras or ())
     wanted.pois.extend(mesh.name(names.poi, each) for each in pois or ())
-    wanted.events.extend(alert_pb2.AlertEvent.Value(f"ALERT_EVENT_{each}") for each in events or ())
+    wanted.watchlists.extend(mesh.name(names.watchlist, each) for each in watchlists or ())
+    wanted.events.extend(each.number for each in events or ())
     return wanted.ByteSize() > 0
 
 

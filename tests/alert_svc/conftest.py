@@ -8,6 +8,7 @@ from poi.v1 import alert_pb2_grpc
 
 from mesh import redis
 from mesh.local import Redis, Service
+from tests.alert_svc.pictures import Scene, Studio, a_scene, studio
 from tests.alert_svc.support import connected
 
 
@@ -36,3 +37,18 @@ async def redis_client(redis_server: Redis) -> AsyncIterator[redis.Redis]:
     connection = redis.connect(redis_server.url)
     yield connection
     await connection.aclose()
+
+
+@pytest.fixture(scope="package")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+    """What makes pictures, with a Redis of its own: servers of other tests would make the pictures of this store."""
+    directory = tmp_path_factory.mktemp("studio")
+    with Redis(directory) as own, studio(own, directory, POI_ALERT_EVIDENCE_WAIT_SECONDS="4") as made:
+        yield made
+
+
+@pytest.fixture
+async def on_air(servers: Studio) -> AsyncIterator[Scene]:
+    """A client of all that makes pictures."""
+    async with a_scene(servers) as made:
+        yield made

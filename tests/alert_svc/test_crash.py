@@ -102,6 +102,32 @@ async def test_of_many_who_acknowledge_at_once_one_does(two_servers: tuple[Servi
     assert [answer for answer in answers if answer] == [now]
 
 
+@pytest.mark.parametrize("method", ["Acknowledge", "Confirm", "Reject", "Resolve"])
+async def test_of_two_operators_who_saw_the_same_alert_through_two_servers_one_decides(
+    two_servers: tuple[Service, Service], store: str, method: str
+) -> None:
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(connected(server.target)) for server in two_servers]
+        for number in range(5):
+            name = (await raise_alerts(clients[0], store, candidate(store, f"a{number}"))).alerts[0].alert
+            seen = await clients[0].GetAlert(alert_pb2.GetAlertRequest(name=name))
+            rivals = [
+                getattr(clients[0], f"{method}Alert")(
+                    getattr(alert_pb2, f"{method}AlertRequest")(name=name, actor="ann", etag=seen.etag)
+                ),
+                clients[1].ConfirmAlert(
+                    alert_pb2.ConfirmAlertRequest(name=name, actor="bob", note="hers", etag=seen.etag)
+                ),
+            ]
+            answers = await asyncio.gather(*rivals, return_exceptions=True)
+            done = [each for each in answers if isinstance(each, alert_pb2.Alert)]
+            lost = [from_rpc(each) for each in answers if isinstance(each, grpc.aio.AioRpcError)]
+            assert (len(done), len(lost)) == (1, 1)
+            # Who is late is told that it has changed, or that there is nothing left to decide.
+            assert lost[0].reason in ("ETAG_MISMATCH", "ALERT_RESOLVED", "ILLEGAL_TRANSITION")
+            assert await clients[1].GetAlert(alert_pb2.GetAlertRequest(name=name)) == done[0]
+
+
 async def test_a_client_of_a_killed_server_resumes_where_it_was(
     two_servers: tuple[Service, Service], store: str
 ) -> None:

@@ -317,3 +317,28 @@ def test_a_server_that_does_not_answer_is_named(poi: Poi, monkeypatch: pytest.Mo
 )
 def test_a_wrong_command_line_is_status_2(poi: Poi, arguments: tuple[str, ...]) -> None:
     assert poi(*arguments).exit_code == 2
+
+
+def test_what_people_say_of_matches_is_kept_listed_and_speaks_for_a_threshold(poi: Poi) -> None:
+    store = {"POI_STORE": "feedback"}
+    told = Poi(poi.mesh, {**poi.env, **store})
+    alert = raise_one(poi, "feedback", "a0")
+    told.output("reject", alert, "--actor", "ann", "--note", "taller")
+    for number in range(1, 12):
+        verdict, similarity = ("confirmed", 0.8 + number / 100) if number < 8 else ("not_this_person", 0.55)
+        line = told.output(
+            "feedback", "report", f"a{number}", "p1", verdict, "--similarity", similarity, "--actor", "bob"
+        )
+        assert line.split() == [f"a{number}", "p1", verdict.upper(), "by", "bob"]
+    listed = told.json("feedback", "list", "--verdict", "not_this_person", "--poi", "p1")["matchReports"]
+    assert [report["appearance"].rpartition("/")[2] for report in listed] == ["a11", "a10", "a9", "a8", "a0"]
+    table = told.output("feedback", "list", "--limit", 50)
+    assert ("Jo" in table, "taller" in table, "CONFIRMED" in table) == (True, True, True)
+
+    lines = told.output("suggest").splitlines()
+    (suggested,) = [line.split() for line in lines if line.endswith("suggested")]
+    assert suggested == ["0.81", "7", "0", "0", "5", "suggested"]
+    assert lines[-2] == "7 confirmed, 5 false"
+    assert lines[-1].split("  ")[0] == "suggested: 0.81"
+    assert "no suggestion" in told.output("suggest", "--poi", "p2", "--camera", "c1", "--since", "1h")
+    assert "poi" in told.fails("feedback", "report", "a1", "stores/other/pois/p1", "confirmed")

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
-from poi.v1 import common_pb2, delivery_pb2
+from poi.v1 import alert_pb2, common_pb2, delivery_pb2, match_pb2
 
+from alert_svc.delivery.targets import Filter
 from mesh.errors import Aborted, AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from mesh.local import Service
 from tests.alert_svc.support import fails
@@ -108,6 +109,11 @@ async def test_secrets_are_never_shown_and_stay_where_none_is_given(
             "target.filter.cameras[0]",
             "is not of",
         ),
+        (
+            {"log": delivery_pb2.LogTarget(), "filter": delivery_pb2.TargetFilter(watchlists=["vip"])},
+            "target.filter.watchlists[0]",
+            "must look like",
+        ),
     ],
 )
 async def test_what_cannot_be_a_target_is_refused(client: Client, fields: Any, field: str, said: str) -> None:
@@ -136,6 +142,21 @@ async def test_a_filter_is_replaced_as_a_whole(client: Client) -> None:
     assert changed.filter == made.filter
     changed.ClearField("filter")
     assert not (await update(client, changed, "filter")).HasField("filter")
+
+
+def test_a_filter_passes_what_fits_all_of_its_parts() -> None:
+    lists = [f"stores/s/watchlists/{each}" for each in ("vip", "staff", "none")]
+    match, other = match_pb2.Match(watchlists=[lists[0]]), match_pb2.Match(watchlists=[lists[1]])
+    alert = alert_pb2.Alert(match=match, runners_up=[other])
+    for wanted, raised, escalated in (
+        (delivery_pb2.TargetFilter(watchlists=lists[:1]), True, True),
+        (delivery_pb2.TargetFilter(watchlists=lists[1:]), True, True),
+        (delivery_pb2.TargetFilter(watchlists=lists[2:]), False, False),
+        (delivery_pb2.TargetFilter(watchlists=lists, events=[alert_pb2.ALERT_EVENT_ESCALATED]), False, True),
+    ):
+        fits = Filter(wanted)
+        assert fits(alert_pb2.ALERT_EVENT_RAISED, alert) is raised
+        assert fits(alert_pb2.ALERT_EVENT_ESCALATED, alert) is escalated
 
 
 async def test_only_dead_letters_can_be_replayed(client: Client, receiver: Receiver) -> None:

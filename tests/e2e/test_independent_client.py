@@ -55,6 +55,7 @@ SERVICES = {
             "AcknowledgeAlert",
             "ResolveAlert",
         },
+        "poi.v1.FeedbackService": {"ReportMatch", "ListMatchReports", "SuggestThreshold"},
         "poi.v1.DeliveryService": {
             "CreateTarget",
             "GetTarget",

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 import pytest
-from poi.v1 import region_pb2
+from poi.v1 import alert_pb2, region_pb2
 
 from clients.replay import Publisher
 from tests.e2e.client import Client, until
@@ -225,10 +225,24 @@ async def test_the_same_messages_again_raise_nothing_twice(store: Store) -> None
     for repeated in (again, third):
         assert repeated.streamed == []
         assert repeated.events == []
-        assert repeated.listed == first.listed
+        assert [_raised(alert) for alert in repeated.listed] == [_raised(alert) for alert in first.listed]
         assert repeated.appearances == first.appearances
         assert repeated.visits == first.visits
         assert repeated.status.pending_messages == 0
+
+
+def _raised(alert: alert_pb2.Alert) -> alert_pb2.Alert:
+    """What was raised, without what may follow: a repeat raises nothing, but it may escalate.
+
+    Ingest sends a face only where it is better by a step than those that it remembers to have sent. So a repeat may
+    send one that is better by less than a step than those before, which may be just what an escalation needs.
+    """
+    raised = alert_pb2.Alert()
+    raised.CopyFrom(alert)
+    for later in ("match", "escalations", "runners_up", "evidence", "update_time", "etag"):
+        raised.ClearField(later)
+    raised.match.poi = alert.match.poi
+    return raised
 
 
 async def _listed(client: Client, topic: str, count: int) -> bool:

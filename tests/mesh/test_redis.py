@@ -10,7 +10,9 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+import redis.asyncio
 import redis.exceptions
+import uvloop
 
 from mesh.redis import BLOCK_MS, connect
 
@@ -66,3 +68,26 @@ async def test_a_blocking_read_ends_empty(start: Start, port: int) -> None:
     start()
     async with connect(f"redis://127.0.0.1:{port}") as client:
         assert not await client.xread({"nothing": "$"}, block=BLOCK_MS)
+
+
+def test_a_connection_that_is_closed_before_its_handshake_is_made_again(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Servers run on uvloop, which raises a RuntimeError of its own when one writes to such a connection."""
+    connect_socket, closed = redis.asyncio.Connection._connect, list[redis.asyncio.Connection]()
+
+    async def close_the_first(connection: redis.asyncio.Connection) -> None:
+        await connect_socket(connection)  # type: ignore[no-untyped-call]
+        if not closed:
+            closed.append(connection)
+            assert connection._writer is not None
+            connection._writer.transport.abort()
+
+    async def ping() -> bool:
+        async with connect(redis_url) as client:
+            return bool(await client.ping())
+
+    monkeypatch.setattr(redis.asyncio.Connection, "_connect", close_the_first)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(ping())
+    assert closed
