@@ -127,7 +127,7 @@ Expire = Annotated[
     datetime | None,
     typer.Option("--expire", "--expires", parser=an_end, metavar="TIME", help="When to forget: 90d, or ISO 8601."),
 ]
-Watchlists = Annotated[list[str] | None, typer.Option("--watchlist", metavar="LIST", help="Put on it (repeat).")]
+OnLists = Annotated[list[str] | None, typer.Option("--watchlist", metavar="LIST", help="Put on it (repeat).")]
 AllowDuplicate = Annotated[bool, typer.Option(help="Although somebody who looks alike is enrolled: a twin.")]
 AllowDisagreement = Annotated[bool, typer.Option(help="Although the faces disagree: years lie between the photos.")]
 Limit = Annotated[int, typer.Option(min=1, metavar="N", help="At most so many.")]
