@@ -15,6 +15,8 @@ NODE := node_modules/.package-lock.json
 CONTRACTS := $(shell find proto third_party/proto -mindepth 1 -name '*.proto' -o -mindepth 1 -type d)
 CODE := $(wildcard mesh embed_svc match_svc history_svc alert_svc ingest_svc clients demo bench deploy scripts tests)
 IMAGE ?= poi-mesh:dev
+# So many tests at a time: most wait for servers to start, or to come back.
+WORKERS ?= 2
 
 # Debian keeps servers where an ordinary user's PATH does not look.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin
@@ -28,7 +30,7 @@ demo: $(RUNTIME) $(STUBS) ## the whole mesh on recorded cameras, alerts as they 
 	@$(PY) -m demo $(if $(filter-out 0,$(ONCE)),--once)
 
 test: ready ## all tests, against a real broker and a real Redis (ARGS="-k name" for some)
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest --numprocesses $(WORKERS) --dist worksteal $(ARGS)
 
 lint: $(DEV) $(STUBS) $(NODE) ## ruff, mypy --strict, buf lint, buf breaking
 	@.venv/bin/ruff check
@@ -37,11 +39,14 @@ lint: $(DEV) $(STUBS) $(NODE) ## ruff, mypy --strict, buf lint, buf breaking
 	@node_modules/.bin/buf lint
 	@scripts/breaking.sh
 
-bench: $(DEV) $(STUBS) ## measure the running mesh, and history with a million faces (ARGS="--help": the mesh only)
+bench: $(DEV) $(STUBS) ## measure the mesh, galleries to 100,000, alerts to 1,000 clients, history (ARGS="--help": the mesh only)
 	@$(PY) -m bench $(ARGS)
+	@[ -n "$(ARGS)" ] || $(PY) -m bench.match --rows 1000 --rows 10000 --rows 100000
+	@[ -n "$(ARGS)" ] || GRPC_VERBOSITY=ERROR $(PY) -m bench.alerts
 	@[ -n "$(ARGS)" ] || $(PY) -m bench.history
 
-bench-full: $(DEV) $(STUBS) ## measure history with one and with ten million faces (16 GB of memory, 10 GB of disk)
+bench-full: $(DEV) $(STUBS) ## measure galleries to a million, history with ten million faces (16 GB of memory, 10 GB of disk)
+	@$(PY) -m bench.match
 	@$(PY) -m bench.history
 	@$(PY) -m bench.history --rows 10000000 --out build/bench/history-10m.json
 

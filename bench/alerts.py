@@ -76,6 +76,7 @@ class Clients:
         self._arrived = 0
         self._listening = 0
         self._first = 0.0
+        self._broken: grpc.aio.AioRpcError | None = None
         self._changed = asyncio.Event()
 
     @asynccontextmanager
@@ -104,6 +105,13 @@ class Clients:
         return self._first - began, time.perf_counter() - began, answer
 
     async def _read(self, stream: Any, received: list[str]) -> None:
+        try:
+            await self._count_in(stream, received)
+        except grpc.aio.AioRpcError as error:
+            self._broken = error
+            self._changed.set()
+
+    async def _count_in(self, stream: Any, received: list[str]) -> None:
         begun = False
         async for response in stream:
             if response.event == alert_pb2.ALERT_EVENT_RAISED:
@@ -120,6 +128,8 @@ class Clients:
     async def _until(self, reached: Callable[[], bool]) -> None:
         async with asyncio.timeout(_ARRIVE_SECONDS):
             while not reached():
+                if self._broken is not None:
+                    raise self._broken
                 self._changed.clear()
                 await self._changed.wait()
 

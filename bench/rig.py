@@ -18,6 +18,7 @@ from poi.v1 import alert_pb2, alert_pb2_grpc, common_pb2, ingest_pb2, ingest_pb2
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench import lag
+from bench.enrolment import synthetic_poi
 from bench.load import PEOPLE_SEED, Generator, Job, Played
 from bench.results import Run
 from clients.replay import People
@@ -118,12 +119,13 @@ class Rig:
                     poi_pb2.CreatePoiRequest(
                         parent=names.store(STORE),
                         poi_id=f"person-{number}",
-                        poi=poi_pb2.Poi(display_name=f"Person {number}", severity=common_pb2.SEVERITY_MEDIUM),
+                        poi=synthetic_poi(f"Person {number}"),
                         embeddings=[
                             embeddings.encode(
                                 vector, model=embeddings.FACE_MODEL, alignment=common_pb2.ALIGNMENT_UNALIGNED
                             )
                         ],
+                        allow_duplicate=True,
                     ),
                     timeout=60,
                 )

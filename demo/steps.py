@@ -6,16 +6,16 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
 from poi.v1 import (
     alert_pb2,
     alert_pb2_grpc,
     common_pb2,
     delivery_pb2,
     delivery_pb2_grpc,
-    embedding_pb2,
-    embedding_pb2_grpc,
     history_pb2,
     history_pb2_grpc,
     ingest_pb2,
@@ -32,7 +32,8 @@ from mesh import channels, errors, names
 from mesh.local import Mesh
 
 _PHOTOS_A_PERSON = 3
-_MIN_CONFIDENCE = 0.9
+_PHOTOS_AT_ONCE = 10
+_ENROLLED_FOR = timedelta(days=1)
 _TARGET = "desk"
 
 
@@ -76,7 +77,7 @@ class Steps:
         request = poi_pb2.CreatePoiRequest(
             parent=self._parent,
             poi_id=person.poi_id,
-            poi=poi_pb2.Poi(display_name=person.display_name, severity=person.severity),
+            poi=_described(person.display_name, person.severity),
             images=photos,
             embeddings=person.embeddings,
         )
@@ -161,24 +162,16 @@ class Steps:
         return sorted(response.visits, key=lambda visit: (visit.enter_time.ToNanoseconds(), visit.zone))
 
     async def _best(self, photos: tuple[bytes, ...]) -> tuple[bytes, ...]:
-        """The photos with the best single face."""
-        stub: embedding_pb2_grpc.EmbeddingServiceAsyncStub = embedding_pb2_grpc.EmbeddingServiceStub(
-            self._channel("embed")
-        )
+        """The photos with the best single face, of those that enrolment takes: asked, without enrolling anybody."""
+        stub: poi_pb2_grpc.PoiServiceAsyncStub = poi_pb2_grpc.PoiServiceStub(self._channel("match"))
         rated: list[tuple[float, bytes]] = []
-        for photo in photos:
-            response = await stub.DetectFaces(
-                embedding_pb2.DetectFacesRequest(
-                    parent=self._parent,
-                    image=photo,
-                    options=embedding_pb2.FaceOptions(
-                        min_confidence=_MIN_CONFIDENCE, alignments=[common_pb2.ALIGNMENT_ALIGNED]
-                    ),
-                ),
-                timeout=30,
+        for start in range(0, len(photos), _PHOTOS_AT_ONCE):
+            some = photos[start : start + _PHOTOS_AT_ONCE]
+            request = poi_pb2.CreatePoiRequest(
+                parent=self._parent, poi=_described("somebody"), images=some, validate_only=True
             )
-            if len(response.faces) == 1:
-                rated.append((response.faces[0].quality.score, photo))
+            report = (await stub.CreatePoi(request, timeout=60)).enrolment_report
+            rated += [(face.quality.score, some[face.index]) for face in report.faces if not face.problems]
         if not rated:
             raise errors.FailedPrecondition("none of the photos shows exactly one clear face", reason="NO_FACE")
         rated.sort(key=lambda item: item[0], reverse=True)
@@ -188,6 +181,20 @@ class Steps:
         channel = channels.connect(self._mesh.target(service))
         self._channels.append(channel)
         return channel
+
+
+def _described(name: str, severity: common_pb2.Severity.ValueType = common_pb2.SEVERITY_MEDIUM) -> poi_pb2.Poi:
+    """Somebody of the demo, with all that enrolment asks for."""
+    end = Timestamp()
+    end.FromDatetime(datetime.now(UTC) + _ENROLLED_FOR)
+    return poi_pb2.Poi(
+        display_name=name,
+        severity=severity,
+        purpose="demonstration",
+        legal_basis=poi_pb2.LEGAL_BASIS_CONSENT,
+        enrolled_by="demo",
+        expire_time=end,
+    )
 
 
 def _say_who(

@@ -1,28 +1,43 @@
-"""`python -m match_svc`: settings, parts, server."""
+"""`python -m match_svc`: settings, parts, server. `python -m match_svc reembed`: see there."""
 
 from __future__ import annotations
 
 import asyncio
+import sys
+from functools import partial
 
-from poi.v1 import embedding_pb2_grpc, match_pb2_grpc, poi_pb2_grpc
+from poi.v1 import embedding_pb2_grpc, match_pb2_grpc, poi_pb2_grpc, watchlist_pb2_grpc
 
+from match_svc import calibration, reembed
+from match_svc.calibration import command
+from match_svc.checks import Checks, Likeness
 from match_svc.decisions import Decisions
 from match_svc.enrolment import Enrolment
 from match_svc.follower import Follower
+from match_svc.gallery import Snapshot
+from match_svc.images import Cutter, Framing
+from match_svc.importing import Importer
 from match_svc.log import LogReader
 from match_svc.matching import Matcher
+from match_svc.people import DIMENSION
+from match_svc.photos import Least, Photos
+from match_svc.policy import Rules
 from match_svc.registry import Registry
 from match_svc.removals import Removals
 from match_svc.replicas import Replicas
 from match_svc.service import MatchServicer, PoiServicer
 from match_svc.settings import MatchServerSettings
+from match_svc.tracks import Pools
+from match_svc.watchlist_service import WatchlistServicer
+from match_svc.watchlists import Watchlists
 from mesh import channels
 from mesh import redis as mesh_redis
 from mesh.aio import Background
 from mesh.server import Server, run
 from mesh.settings import load
 
-POI_SERVICE, MATCH_SERVICE = "poi.v1.PoiService", "poi.v1.MatchService"
+POI_SERVICE, WATCHLIST_SERVICE = "poi.v1.PoiService", "poi.v1.WatchlistService"
+MATCH_SERVICE = "poi.v1.MatchService"
 
 
 def assemble(settings: MatchServerSettings) -> Server:
@@ -37,9 +52,11 @@ def assemble(settings: MatchServerSettings) -> Server:
         if not loaded.is_set():
             loaded.set()
             server.set_serving(POI_SERVICE, True)
+            server.set_serving(WATCHLIST_SERVICE, True)
         replicas.changed()
 
-    follower = Follower(LogReader(redis), settings.default_threshold, settings.write_wait_seconds, changed)
+    rules = partial(Rules.of, settings.default_threshold, calibration.load(settings.calibration))
+    follower = Follower(LogReader(redis), rules, settings.write_wait_seconds, changed)
     replicas = Replicas(
         redis,
         lambda: (follower.revision, follower.position),
@@ -48,18 +65,40 @@ def assemble(settings: MatchServerSettings) -> Server:
         on_serving=lambda serving: server.set_serving(MATCH_SERVICE, serving),
     )
     registry = Registry(redis, settings.log_length, follower.settled)
+    watchlists = Watchlists(redis, settings.log_length, follower.settled)
     decisions = Decisions(redis, settings.decision_seconds, settings.decision_tracks, settings.decision_timeout)
-    matcher = Matcher(decisions, settings.max_matches, settings.search_threads)
+    pools = None
+    if settings.pool_faces > 1:
+        margins = settings.lone_face_margin, settings.doubtful_face_margin
+        pools = Pools(settings.pool_tracks, settings.pool_faces, *margins, DIMENSION)
+    matcher = Matcher(decisions, pools, settings.max_matches, settings.search_threads)
     removals = Removals(replicas, settings.confirm_seconds)
-    enrolment = Enrolment(registry, embedding_pb2_grpc.EmbeddingServiceStub(embed), settings.embed_timeout)
 
-    server.add(poi_pb2_grpc.add_PoiServiceServicer_to_server, PoiServicer(registry, enrolment, removals), POI_SERVICE)
+    async def gallery(store: str) -> Snapshot:
+        await follower.settled(await registry.revision())
+        await replicas.wait_ready()
+        return follower.gallery(store)
+
+    framing = Framing(settings.reference_image_px, settings.reference_image_bytes)
+    stub = embedding_pb2_grpc.EmbeddingServiceStub(embed)
+    photos = Photos(stub, settings.embed_timeout, least_of(settings), Cutter(framing))
+    checks = Checks(Likeness(settings.duplicate_similarity, settings.disagreement_similarity), gallery)
+    enrolment = Enrolment(registry, photos, checks, watchlists.retention)
+    importer = Importer(enrolment)
+
+    pois = PoiServicer(registry, enrolment, importer, removals, watchlists, server.draining)
+    server.add(poi_pb2_grpc.add_PoiServiceServicer_to_server, pois, POI_SERVICE)
+    server.add(
+        watchlist_pb2_grpc.add_WatchlistServiceServicer_to_server,
+        WatchlistServicer(registry, watchlists, removals, rules),
+        WATCHLIST_SERVICE,
+    )
     server.add(
         match_pb2_grpc.add_MatchServiceServicer_to_server,
-        MatchServicer(registry, follower, replicas, matcher, settings.default_threshold, server.draining),
+        MatchServicer(registry, follower, replicas, matcher, rules, server.draining),
         MATCH_SERVICE,
     )
-    for service in (POI_SERVICE, MATCH_SERVICE):
+    for service in (POI_SERVICE, WATCHLIST_SERVICE, MATCH_SERVICE):
         server.set_serving(service, False)  # until the registry was loaded
     background = Background()
     background.start("follow", follower.run)
@@ -71,10 +110,27 @@ def assemble(settings: MatchServerSettings) -> Server:
     return server
 
 
+def least_of(settings: MatchServerSettings) -> Least:
+    """What a face must be like to be a reference."""
+    return Least(
+        settings.face_confidence,
+        settings.face_width_px,
+        settings.face_sharpness,
+        settings.face_yaw_degrees,
+        settings.face_pitch_degrees,
+        settings.face_roll_degrees,
+    )
+
+
 async def main() -> None:
     """Serve until told to stop."""
     await assemble(load(MatchServerSettings)).serve()
 
 
 if __name__ == "__main__":
-    run(main)
+    if sys.argv[1:2] == ["calibrate"]:
+        sys.exit(command.calibrate(sys.argv[2:]))
+    if sys.argv[1:2] == ["reembed"]:
+        reembed.run(sys.argv[2:])
+    else:
+        run(main)

@@ -1,7 +1,8 @@
-"""Whom a track was recognised as, so that its next faces are compared with these persons alone.
+"""Whom a track was recognised as, so that its pooled faces are next compared with these persons alone.
 
 Cache-aside: a small cache in this process in front of one in Redis that all replicas share. A decision only says where
-to look first; what is reported is always the similarity of the new face. It ends with any change of the store's gallery
+to look first; what is reported is always the similarity of the faces as they are
+pooled now. It ends with any change of the store's gallery
 and after some seconds anyway. Redis being slow or away costs searches, nothing else.
 """
 
@@ -18,6 +19,7 @@ from redis.exceptions import RedisError
 from match_svc import metrics
 from match_svc.gallery import Snapshot
 from match_svc.people import Person
+from match_svc.tracks import Track
 from mesh.redis import Redis
 
 _log = structlog.get_logger(__name__)
@@ -27,14 +29,6 @@ _NOBODY: People = ()
 _PAUSE_SECONDS = 1.0
 """How long Redis is left alone after it failed: a batch must not wait for it again and again."""
 _BATCHES_TO_WRITE = 256
-
-
-class Track(NamedTuple):
-    """A person as a camera's tracker follows them."""
-
-    camera: str
-    """`stores/{store}/cameras/{camera}`."""
-    object_id: str
 
 
 class _Decision(NamedTuple):

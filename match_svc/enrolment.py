@@ -2,88 +2,105 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import Sequence
+from typing import NoReturn
 
-import grpc
-from poi.v1 import common_pb2, embedding_pb2, embedding_pb2_grpc, poi_pb2
+from poi.v1 import common_pb2, poi_pb2
 
 from match_svc import profiles
+from match_svc.checks import Allowed, Checks, refusal
+from match_svc.photos import Face, Photos
+from match_svc.profiles import Retention
 from match_svc.registry import Registry, Request
 from mesh import names
 from mesh.embeddings import decode
-from mesh.errors import AlreadyExists, FailedPrecondition, InvalidArgument, MeshError, NotFound, Unavailable, from_rpc
+from mesh.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 
 MOST_REFERENCES = 100
 """Of one person. More photos of a face than this teach the gallery nothing, and a record stays under 400 kB."""
 
-_MIN_CONFIDENCE = 0.9
-"""The face detector fires on backs of heads at 0.5 to 0.8."""
-_ALIGNMENTS = (common_pb2.ALIGNMENT_ALIGNED, common_pb2.ALIGNMENT_UNALIGNED, common_pb2.ALIGNMENT_MEAN)
-_AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
-
 
 class Enrolment:
-    """Makes persons and their references. What is answered is in the registry."""
+    """Makes persons and their references. What is answered is in the registry, unless only validation was wanted."""
 
-    def __init__(
-        self, registry: Registry, embedding: embedding_pb2_grpc.EmbeddingServiceAsyncStub, embed_timeout: float
-    ) -> None:
-        """`embed_timeout` in seconds is the longest wait for the faces of one photo."""
+    def __init__(self, registry: Registry, photos: Photos, checks: Checks, retention: Retention) -> None:
         self._registry = registry
-        self._embedding = embedding
-        self._embed_timeout = embed_timeout
+        self._photos = photos
+        self._checks = checks
+        self._retention = retention
 
     async def create(self, message: poi_pb2.CreatePoiRequest) -> poi_pb2.Poi:
-        """Enrol a person. Raises InvalidArgument, FailedPrecondition, AlreadyExists, Unavailable."""
+        """Enrol a person. Raises InvalidArgument, FailedPrecondition, NotFound, AlreadyExists, Unavailable."""
         (store,) = names.parse_store(message.parent)
-        request = Request.of(message)
-        poi = poi_pb2.Poi()
-        profiles.fill(poi, message.poi)
+        request = Request() if message.validate_only else Request.of(message)
         made = await self._registry.earlier(store, request)
         if made is not None:
             return made
+        poi = poi_pb2.Poi()
+        profiles.fill(poi, message.poi, await self._retention(store, message.poi.watchlists))
         poi_id = message.poi_id or secrets.token_hex(8)
         poi.name = names.poi(store, poi_id)
         if message.poi_id and await self._registry.exists(store, poi_id):  # before anybody looks at photos
             raise AlreadyExists(poi.name)
-        if message.images:
-            photos = await self._photos(store, message.images, [f"images[{at}]" for at in range(len(message.images))])
-            poi.references.extend(photos)
+        fields = [f"images[{at}]" for at in range(len(message.images))]
+        if fields:
+            faces = await self._photos.look(store, message.images, fields)
         else:
-            poi.references.extend(
-                _given(embedding, f"embeddings[{at}]") for at, embedding in enumerate(message.embeddings)
-            )
-        poi.create_time.GetCurrentTime()
-        poi.update_time.CopyFrom(poi.create_time)
-        for reference in poi.references:
-            _stamp(reference, store, poi_id)
-        return await self._registry.create(store, poi, request)
+            fields = [f"embeddings[{at}]" for at in range(len(message.embeddings))]
+            faces = [_given(embedding, at, fields[at]) for at, embedding in enumerate(message.embeddings)]
+        allowed = Allowed(message.allow_duplicate, message.allow_disagreement)
+        report = await self._checks.report(store, faces, allowed, name=poi.name)
+        for face in faces:
+            if face.reference is not None:
+                poi.references.append(_stamped(face.reference, store, poi_id))
+        if not message.validate_only:
+            if not report.accepted:
+                # A repeat that overtook the first attempt finds its own person to be the duplicate.
+                made = await self._registry.earlier(store, request)
+                if made is not None:
+                    return made
+                _refuse(faces, report, fields, allowed)
+            poi = await self._registry.create(store, poi, request, _pictures(poi.references, faces))
+        poi.enrolment_report.CopyFrom(report)
+        return poi
 
     async def add_reference(self, message: poi_pb2.AddReferenceRequest) -> poi_pb2.Poi:
         """Add a face to a person. Raises NotFound, and what `create` does."""
         store, poi_id = names.parse_poi(message.poi, "poi")
-        request = Request.of(message)
+        request = Request() if message.validate_only else Request.of(message)
         made = await self._registry.earlier(store, request)
         if made is not None:
             return made
-        if not await self._registry.exists(store, poi_id):
-            raise NotFound(message.poi)
-        if message.WhichOneof("source") == "image":
-            (reference,) = await self._photos(store, [message.image], ["image"])
+        person = await self._registry.get(store, poi_id)
+        field = message.WhichOneof("source") or ""
+        if field == "image":
+            faces = await self._photos.look(store, [message.image], [field])
         else:
-            reference = _given(message.embedding, "embedding")
-        _stamp(reference, store, poi_id)
+            faces = [_given(message.embedding, 0, field)]
+        allowed = Allowed(message.allow_duplicate, message.allow_disagreement)
+        report = await self._checks.report(store, faces, allowed, name=message.poi, enrolled=person.references)
+        found = [_stamped(face.reference, store, poi_id) for face in faces if face.reference is not None]
 
         def add(poi: poi_pb2.Poi) -> None:
-            if len(poi.references) >= MOST_REFERENCES:
+            if len(poi.references) + len(found) > MOST_REFERENCES:
                 raise FailedPrecondition(
                     f"{poi.name} has {MOST_REFERENCES} references, which is the most", reason="TOO_MANY_REFERENCES"
                 )
-            poi.references.append(reference)
+            poi.references.extend(found)
 
-        return await self._registry.change(store, poi_id, add, request=request)
+        if message.validate_only:
+            add(person)
+        else:
+            if not report.accepted:
+                made = await self._registry.earlier(store, request)
+                if made is not None:
+                    return made
+                _refuse(faces, report, [field], allowed)
+            pictures = _pictures(found, faces)
+            person = await self._registry.change(store, poi_id, add, request=request, pictures=pictures)
+        person.enrolment_report.CopyFrom(report)
+        return person
 
     async def delete_reference(self, name: str) -> poi_pb2.Poi:
         """Take a face from a person. Raises NotFound, and FailedPrecondition for the last one."""
@@ -102,57 +119,34 @@ class Enrolment:
 
         return await self._registry.change(store, poi_id, remove)
 
-    async def _photos(self, store: str, images: Sequence[bytes], fields: Sequence[str]) -> list[poi_pb2.Reference]:
-        """A reference for each photo. Raises the first problem, naming its photo."""
-        found = await asyncio.gather(
-            *(self._photo(store, image, field) for image, field in zip(images, fields, strict=True)),
-            return_exceptions=True,
-        )
-        references: list[poi_pb2.Reference] = []
-        for one in found:
-            if isinstance(one, BaseException):
-                raise one
-            references.append(one)
-        return references
 
-    async def _photo(self, store: str, image: bytes, field: str) -> poi_pb2.Reference:
-        request = embedding_pb2.DetectFacesRequest(
-            parent=names.store(store),
-            image=image,
-            options=embedding_pb2.FaceOptions(min_confidence=_MIN_CONFIDENCE, alignments=_ALIGNMENTS),
-            single_face=True,
-        )
-        try:
-            response = await self._embedding.DetectFaces(request, timeout=self._embed_timeout)
-        except grpc.aio.AioRpcError as error:
-            raise _of_photo(error, field) from error
-        (face,) = response.faces
-        for embedding in face.embeddings:
-            decode(embedding, field=field)
-        return poi_pb2.Reference(model=face.embeddings[0].model, quality=face.quality, embeddings=face.embeddings)
-
-
-def _given(embedding: common_pb2.Embedding, field: str) -> poi_pb2.Reference:
-    """A reference of what a caller computed. Raises InvalidArgument, FailedPrecondition."""
+def _given(embedding: common_pb2.Embedding, index: int, field: str) -> Face:
+    """A face of what a caller computed. Raises InvalidArgument, FailedPrecondition."""
     if not embedding.vector:
         raise InvalidArgument(violations=[(field, "is empty")], reason="INVALID_EMBEDDING")
     decode(embedding, field=field)
-    return poi_pb2.Reference(model=embedding.model, embeddings=[embedding])
+    return Face(poi_pb2.FaceReport(index=index), poi_pb2.Reference(model=embedding.model, embeddings=[embedding]))
 
 
-def _stamp(reference: poi_pb2.Reference, store: str, poi_id: str) -> None:
+def _stamped(reference: poi_pb2.Reference, store: str, poi_id: str) -> poi_pb2.Reference:
     reference.name = names.reference(store, poi_id, secrets.token_hex(8))
     reference.create_time.GetCurrentTime()
+    return reference
 
 
-def _of_photo(error: grpc.aio.AioRpcError, field: str) -> Exception:
-    """What the embedding service said, in terms of our caller's request."""
-    if error.code() in _AWAY:
-        return Unavailable("the embedding service cannot be reached", reason="EMBEDDING_UNAVAILABLE", retry_after=1.0)
-    told: MeshError = from_rpc(error)
-    metadata = {**told.metadata, "field": field}
-    if isinstance(told, InvalidArgument):
-        return InvalidArgument(violations=[(field, told.message)], reason=told.reason, metadata=metadata)
-    if isinstance(told, FailedPrecondition):
-        return FailedPrecondition(f"{field}: {told.message}", reason=told.reason, metadata=metadata)
-    return error
+def _refuse(
+    faces: Sequence[Face], report: poi_pb2.EnrolmentReport, fields: Sequence[str], allowed: Allowed
+) -> NoReturn:
+    for face in faces:
+        if face.refusal is not None:
+            raise face.refusal
+    raise refusal(report, fields, allowed)
+
+
+def _pictures(references: Sequence[poi_pb2.Reference], faces: Sequence[Face]) -> dict[str, bytes]:
+    """By reference, what is kept to show it; the faces are all accepted."""
+    return {
+        reference.name: face.image.SerializeToString()
+        for reference, face in zip(references, faces, strict=True)
+        if face.image is not None
+    }

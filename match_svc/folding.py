@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from match_svc.bounded import fitted
 from match_svc.index import ExactIndex, Floats, Index
 from match_svc.quantised import QuantisedIndex
 from match_svc.rows import Vectors
@@ -79,7 +80,7 @@ class Fold:
 
     def _index(self, vectors: Floats) -> Index:
         if not self.quantised:
-            return ExactIndex(vectors)
+            return fitted(vectors)
         index = QuantisedIndex(vectors)
         index.tune()
         return index

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import gc
 import os
 import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import structlog
 from google.protobuf.message import DecodeError
-from poi.v1 import poi_pb2
+from poi.v1 import match_pb2, poi_pb2
 from redis.exceptions import ConnectionError, TimeoutError
 
 from match_svc import crossover, metrics
@@ -23,6 +25,7 @@ from match_svc.builder import Builder
 from match_svc.gallery import Snapshot, empty
 from match_svc.log import Change, LogReader
 from match_svc.people import DIMENSION
+from match_svc.policy import Rules, RulesOf
 from match_svc.registry import decode
 
 _log = structlog.get_logger(__name__)
@@ -40,11 +43,12 @@ class Follower:
     """
 
     def __init__(
-        self, log: LogReader, default_threshold: float, write_wait_seconds: float, on_change: Callable[[], None]
+        self, log: LogReader, rules: RulesOf, write_wait_seconds: float, on_change: Callable[[], None]
     ) -> None:
-        """`on_change` is called whenever the galleries have another revision; `write_wait_seconds` bounds `settled`."""
+        """`rules` makes a store's from its settings and watchlists. `on_change` is called whenever the galleries have
+        another revision; `write_wait_seconds` bounds `settled`."""
         self._log = log
-        self._default_threshold = default_threshold
+        self._rules_of = rules
         self._write_wait_seconds = write_wait_seconds
         self._on_change = on_change
         # Builders are touched in this one thread only, so that parsing and copying stall no match.
@@ -53,7 +57,7 @@ class Follower:
         self._folding: dict[str, asyncio.Task[None]] = {}
         self._turn = asyncio.Lock()  # a snapshot that was made later is published later
         self._builders: dict[str, Builder] = {}
-        self._thresholds: dict[str, float] = {}
+        self._rules: dict[str, Rules] = {}
         self._galleries: dict[str, Snapshot] = {}
         self._position = b""
         self._revision = -1
@@ -148,27 +152,31 @@ class Follower:
         snapshots = {}
         for store, of_store in by_store.items():
             if any(not change.poi_id for change in of_store):
-                await self._read_threshold(store)
+                await self._read_rules(store)
             records = await self._log.lookup(store, {change.poi_id for change in of_store if change.poi_id})
             if store not in self._builders:
-                self._builders[store] = await self._new_builder(store)
+                self._builders[store] = self._new_builder(store)
             builder = self._builders[store]
             snapshots[store] = await self._in_thread(
-                _apply, builder, records, self._threshold(store), of_store[-1].revision
+                _apply, builder, records, self._rules_for(store), of_store[-1].revision
             )
         await self._publish({**self._galleries, **snapshots}, position, changes[-1].revision, snapshots)
 
     async def _load(self) -> None:
+        with _uncollected():
+            await self._load_all()
+
+    async def _load_all(self) -> None:
         start = await self._log.start()
         builders, snapshots = {}, {}
         for store, revision in start.stores.items():
-            await self._read_threshold(store)
-            builders[store] = builder = await self._new_builder(store)
-            threshold = self._threshold(store)
-            applied = self._in_thread(_apply, builder, {}, threshold, revision)
+            await self._read_rules(store)
+            builders[store] = builder = self._new_builder(store)
+            rules = self._rules_for(store)
+            applied = self._in_thread(_apply, builder, {}, rules, revision)
             async for records in self._log.records(store):  # the next are read while these are parsed
                 await applied
-                applied = self._in_thread(_apply, builder, records, threshold, revision)
+                applied = self._in_thread(_apply, builder, records, rules, revision)
             snapshots[store] = await applied
         self._builders = builders
         gone = self._galleries.keys() - snapshots.keys()
@@ -192,9 +200,11 @@ class Follower:
     async def _fold(self, store: str, builder: Builder) -> None:
         """Fold a store's new rows into its index, while searches and changes go on."""
         started = time.perf_counter()
-        fold = await self._in_thread(builder.fold)
+        loop = asyncio.get_running_loop()
         try:
-            folded = await asyncio.get_running_loop().run_in_executor(self._folds, fold.run)
+            builder.crossover = await loop.run_in_executor(self._folds, crossover.measure, DIMENSION)
+            fold = await self._in_thread(builder.fold)
+            folded = await loop.run_in_executor(self._folds, fold.run)
         except Exception:
             _log.exception("fold_failed", store=store)  # the next change tries again; meanwhile search is exact
             return
@@ -228,18 +238,31 @@ class Follower:
             self._progress.notify_all()
         self._on_change()
 
-    async def _read_threshold(self, store: str) -> None:
-        threshold = await self._log.threshold(store)
-        self._thresholds[store] = self._default_threshold if threshold is None else threshold
+    async def _read_rules(self, store: str) -> None:
+        self._rules[store] = self._rules_of(*await self._log.rules(store))
 
-    def _threshold(self, store: str) -> float:
-        return self._thresholds.get(store, self._default_threshold)
+    def _rules_for(self, store: str) -> Rules:
+        if store not in self._rules:
+            self._rules[store] = self._rules_of(match_pb2.MatchSettings(), ())
+        return self._rules[store]
 
-    async def _new_builder(self, store: str) -> Builder:
-        return Builder(store, self._threshold(store), await self._in_thread(crossover.measure, DIMENSION))
+    def _new_builder(self, store: str) -> Builder:
+        return Builder(store, self._rules_for(store), crossover.LEAST)  # measured before the first folding
 
     def _in_thread(self, work: Callable[..., _T], *args: Any) -> asyncio.Future[_T]:
         return asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Make a million objects without looking for cycles among them again and again, now (a fifth of the load) and later
+    (a stall of half a second each time): there are none."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _step_back() -> None:
@@ -248,8 +271,8 @@ def _step_back() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
-def _apply(builder: Builder, records: Mapping[str, bytes | None], threshold: float, revision: int) -> Snapshot:
-    return builder.apply(dict(_decoded(records.items())), threshold, revision)
+def _apply(builder: Builder, records: Mapping[str, bytes | None], rules: Rules, revision: int) -> Snapshot:
+    return builder.apply(dict(_decoded(records.items())), rules, revision)
 
 
 def _decoded(records: Iterable[tuple[str, bytes | None]]) -> Iterable[tuple[str, poi_pb2.Poi | None]]:

@@ -1,7 +1,8 @@
 """The gallery of one store at one moment: immutable, to be searched.
 
-One row a reference, and two indexes of them: the vectors for aligned probes and those for all others; one index where
-they are the same. A person that was changed or removed leaves rows behind whose limit is infinite.
+One row a reference, one more for the mean of a person's references, and two indexes of them: the vectors for aligned
+probes and those for all others; one index where they are the same. A person that was changed or removed leaves rows
+behind whose limit is infinite.
 """
 
 from __future__ import annotations
@@ -12,12 +13,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from poi.v1 import common_pb2
 
 from match_svc.index import ExactIndex, Floats, Hits, Index, Limits, Positions
 from match_svc.people import DIMENSION, Match, Person
+from match_svc.policy import Policy, Rules
 
 Numbers = NDArray[np.int32]
 Starts = NDArray[np.int64]
+Sightings = Sequence[common_pb2.Detection]
+"""Where and when each probe was seen."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,10 +36,14 @@ class Snapshot:
     others: Index
     """The same object as `aligned` where all probes meet the same vectors."""
     limits: Limits
+    """Of aligned probes: no match of a row has less. Who reaches it is judged by the policy."""
+    other_limits: Limits
+    """Of all other probes; the same object as `limits` where they are the same."""
+    policy: Policy
     references: int
     """Of the persons in it."""
     pending: int
-    """Rows that are compared exactly until they are folded into the index."""
+    """References that are compared exactly until they are folded into the index."""
     _owners: Numbers
     """(n,) the number of each row's person."""
     _starts: Starts
@@ -66,19 +75,30 @@ class Snapshot:
         # The builder may be ahead of this snapshot.
         return found if found is not None and found.number < len(self._starts) else None
 
-    def search(self, probes: Floats, is_aligned: NDArray[np.bool_], most: int, now: float) -> list[list[Match]]:
+    def search(
+        self, probes: Floats, is_aligned: NDArray[np.bool_], most: int, now: float, seen: Sightings | None = None
+    ) -> list[list[Match]]:
         """For each probe the persons it reaches, best first, `most` at most; `now` in seconds since the epoch.
 
-        `probes` is (b, d) float32, L2-normalised; `is_aligned` (b,) says how each was made.
+        `probes` is (b, d) float32, L2-normalised; `is_aligned` (b,) says how each was made, `seen` where and when, if
+        that is known.
         """
         found: list[list[Match]] = [[] for _ in range(len(probes))]
-        for index, positions in self._shares(is_aligned):
-            hits = index.search(probes if positions.size == len(probes) else probes[positions], self.limits)
-            self._collect(found, Hits(positions[hits.probes], hits.rows, hits.similarities), most, now)
+        for index, limits, positions in self._shares(is_aligned):
+            hits = index.search(probes if positions.size == len(probes) else probes[positions], limits)
+            hits = Hits(positions[hits.probes], hits.rows, hits.similarities)
+            self._collect(found, hits, most, now, is_aligned, seen)
+        self._name(found, probes, is_aligned)
         return found
 
     def verify(
-        self, probes: Floats, is_aligned: NDArray[np.bool_], known: Sequence[tuple[Person, ...]], most: int, now: float
+        self,
+        probes: Floats,
+        is_aligned: NDArray[np.bool_],
+        known: Sequence[tuple[Person, ...]],
+        most: int,
+        now: float,
+        seen: Sightings | None = None,
     ) -> list[list[Match]]:
         """As `search`, but each probe is compared with the persons `known` for it alone (of this very snapshot)."""
         found: list[list[Match]] = [[] for _ in range(len(probes))]
@@ -87,41 +107,124 @@ class Snapshot:
         for position, people in enumerate(known):
             for person in people:
                 start = int(self._starts[person.number])
-                owners += [position] * len(person.references)
-                rows += range(start, start + len(person.references))
+                owners += [position] * person.rows
+                rows += range(start, start + person.rows)
         if not rows:
             return found
         probe, row = np.array(owners, np.intp), np.array(rows, np.intp)
-        for index, pairs in self._shares(is_aligned[probe]):
+        for index, limits, pairs in self._shares(is_aligned[probe]):
             similar = index.pairs(probes[probe[pairs]], row[pairs])
-            reached = np.flatnonzero(similar >= self.limits.values[row[pairs]])
-            self._collect(found, Hits(probe[pairs][reached], row[pairs][reached], similar[reached]), most, now)
+            reached = np.flatnonzero(similar >= limits.values[row[pairs]])
+            hits = Hits(probe[pairs][reached], row[pairs][reached], similar[reached])
+            self._collect(found, hits, most, now, is_aligned, seen)
+        self._name(found, probes, is_aligned)
         return found
 
-    def still(self, matches: list[Match]) -> list[Match]:
-        """Those of an older snapshot's matches that are matches in this one: whoever was removed meanwhile is not."""
-        return [match for match in matches if self._is_match(match)]
+    def likeness(
+        self, probes: Floats, is_aligned: NDArray[np.bool_], asked: Sequence[tuple[int, Person]]
+    ) -> list[tuple[float, int]]:
+        """How similar probes are to persons (of this very snapshot), whatever the limits, for each (position of the
+        probe, person): the cosine to the best of references and mean, and the number of the nearest reference."""
+        if not asked:
+            return []
+        counts = np.array([person.rows for _, person in asked])
+        firsts = np.cumsum(counts) - counts
+        starts = self._starts[[person.number for _, person in asked]]
+        rows = np.arange(counts.sum()) + np.repeat(starts - firsts, counts)
+        probe = np.repeat([position for position, _ in asked], counts)
+        similar = np.empty(len(rows), np.float32)
+        for index, _, pairs in self._shares(is_aligned[probe]):
+            similar[pairs] = index.pairs(probes[probe[pairs]], rows[pairs])
+        best = np.maximum.reduceat(similar, firsts)
+        return [
+            (similarity, int(similar[first : first + len(person.references)].argmax()))
+            for similarity, first, (_, person) in zip(best.tolist(), firsts.tolist(), asked, strict=True)
+        ]
 
-    def _is_match(self, match: Match) -> bool:
+    def alike(self, probes: Floats, is_aligned: NDArray[np.bool_], least: float) -> list[dict[str, float]]:
+        """For each probe the persons (resource names) with a row of at least this cosine, and the best cosine of each.
+
+        Everybody who is enrolled, whatever their limits and whether they have expired: for finding them, not matching.
+        """
+        found: list[dict[str, float]] = [{} for _ in range(len(probes))]
+        limits = Limits.of(np.full(self.rows, least, np.float32), least)
+        for index, _, positions in self._shares(is_aligned):
+            hits = index.search(probes[positions], limits)
+            for position, row, similarity in zip(
+                positions[hits.probes].tolist(), hits.rows.tolist(), hits.similarities.tolist(), strict=True
+            ):
+                person = self._numbered[int(self._owners[row])]
+                if person is None or self._people.get(person.poi_id) is not person:
+                    continue  # left behind by a change or a removal
+                people = found[position]
+                people[person.name] = max(people.get(person.name, -1.0), min(1.0, similarity))
+        return found
+
+    def still(self, matches: list[Match], sighting: common_pb2.Detection | None = None) -> list[Match]:
+        """Those of an older snapshot's matches that are matches in this one: whoever was removed meanwhile, or taken
+        off the list, is not. `sighting` says where and when the probe was seen."""
+        again = (self._again(match, sighting) for match in matches)
+        return [match for match in again if match is not None]
+
+    def _again(self, match: Match, sighting: common_pb2.Detection | None) -> Match | None:
         person = self.person(match.person.poi_id)
         if person is None or not person.references:
-            return False
-        return person is match.person or match.similarity >= self.limits.values[self._starts[person.number]]
+            return None
+        again = self._judged(person, match.similarity, match.reference, match.aligned, sighting)
+        if again is None:
+            return None
+        by_template, count, alone = match.by_template, match.pooled_faces, match.face_similarity
+        return again._replace(by_template=by_template, pooled_faces=count, face_similarity=alone)
 
-    def _shares(self, is_aligned: NDArray[np.bool_]) -> list[tuple[Index, Positions]]:
-        """Each index and the positions that are its to answer."""
-        if self.aligned is self.others:
-            return [(self.aligned, np.arange(len(is_aligned)))]
-        shares = (self.aligned, np.flatnonzero(is_aligned)), (self.others, np.flatnonzero(~is_aligned))
-        return [(index, positions) for index, positions in shares if positions.size]
+    def _judged(
+        self,
+        person: Person,
+        similarity: float,
+        reference: str,
+        aligned: bool,
+        sighting: common_pb2.Detection | None,
+    ) -> Match | None:
+        """The match that this is, if it is one."""
+        verdict = self.policy.judge(person, similarity, aligned, sighting)
+        if verdict is None:
+            return None
+        return Match(
+            person,
+            similarity,
+            verdict.threshold,
+            reference,
+            verdict.severity,
+            verdict.watchlists,
+            aligned,
+            self.policy.false_match_rate(verdict.threshold, aligned),
+            self.policy.false_match_rate(similarity, aligned),
+        )
 
-    def _collect(self, found: list[list[Match]], hits: Hits, most: int, now: float) -> None:
-        """Put hits into `found`, best first: the best row of each person, nobody who has expired."""
+    def _shares(self, is_aligned: NDArray[np.bool_]) -> list[tuple[Index, Limits, Positions]]:
+        """Each index, its limits, and the positions that are its to answer."""
+        if self.aligned is self.others and self.limits is self.other_limits:
+            return [(self.aligned, self.limits, np.arange(len(is_aligned)))]
+        shares = (
+            (self.aligned, self.limits, np.flatnonzero(is_aligned)),
+            (self.others, self.other_limits, np.flatnonzero(~is_aligned)),
+        )
+        return [share for share in shares if share[2].size]
+
+    def _collect(
+        self,
+        found: list[list[Match]],
+        hits: Hits,
+        most: int,
+        now: float,
+        is_aligned: NDArray[np.bool_],
+        seen: Sightings | None,
+    ) -> None:
+        """Put hits that are matches into `found`, best first: the best row of each person, nobody who has expired."""
         if not hits.rows.size:
             return
         order = np.lexsort((hits.rows, -hits.similarities, hits.probes))
         rows = hits.rows[order]
-        seen: set[tuple[int, int]] = set()
+        judged: set[tuple[int, int]] = set()
         for probe, row, number, similarity in zip(
             hits.probes[order].tolist(),
             rows.tolist(),
@@ -130,18 +233,43 @@ class Snapshot:
             strict=True,
         ):
             matches = found[probe]
-            if len(matches) >= most or (probe, number) in seen:
+            if len(matches) >= most or (probe, number) in judged:
                 continue
             person = self._numbered[number]
             if person is None or person.expires <= now:
                 continue
-            seen.add((probe, number))
-            reference = person.reference(row - int(self._starts[number]))
-            matches.append(Match(person, min(1.0, max(-1.0, similarity)), float(self.limits.values[row]), reference))
+            judged.add((probe, number))  # by their best row: where that is no match, no other is
+            at = row - int(self._starts[number])
+            by_template = at == len(person.references)
+            reference = "" if by_template else person.reference(at)
+            match = self._judged(
+                person,
+                min(1.0, max(-1.0, similarity)),
+                reference,
+                bool(is_aligned[probe]),
+                None if seen is None else seen[probe],
+            )
+            if match is not None:
+                matches.append(match._replace(by_template=by_template) if by_template else match)
+
+    def _name(self, found: list[list[Match]], probes: Floats, is_aligned: NDArray[np.bool_]) -> None:
+        """Say of matches by a mean which of the references was nearest."""
+        by_mean = [
+            (position, place)
+            for position, matches in enumerate(found)
+            for place, match in enumerate(matches)
+            if match.by_template
+        ]
+        asked = [(position, found[position][place].person) for position, place in by_mean]
+        for (position, place), (_, nearest) in zip(by_mean, self.likeness(probes, is_aligned, asked), strict=True):
+            match = found[position][place]
+            found[position][place] = match._replace(reference=match.person.reference(nearest))
 
 
 def empty(store: str) -> Snapshot:
     """The gallery of a store that has nobody."""
     nobody = ExactIndex(np.empty((0, DIMENSION), np.float32))
     limits = Limits.of(np.empty(0, np.float32), 0.0)
-    return Snapshot(store, 0, nobody, nobody, limits, 0, 0, np.empty(0, np.int32), np.empty(0, np.int64), (), {})
+    policy = Rules(0.0).policy(0, {})
+    numbers, starts = np.empty(0, np.int32), np.empty(0, np.int64)
+    return Snapshot(store, 0, nobody, nobody, limits, limits, policy, 0, 0, numbers, starts, (), {})

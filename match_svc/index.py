@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Positions = NDArray[np.intp]
 
-_BLOCK_ROWS = 4096
+BLOCK_ROWS = 4096
 """Rows compared at once: 64 probes against them make 1 MB of similarities, which stays in the cache."""
-_GEMV_PROBES = 4
+GEMV_PROBES = 4
 """Up to so many probes are compared one by one: a matrix product repacks the gallery, which few probes do not repay
 (10,000 rows, 2 probes: 0.8 ms against 2.1)."""
-_MOST_LOWER = 32
+_LOOK_ROWS = 8192
+"""Pairs looked at at once: 8 MB of vectors."""
+MOST_LOWER = 32
 """At most one row in so many counts as unusually low: each is compared with each probe."""
 
 
@@ -46,7 +48,7 @@ class Limits:
     def of(cls, values: Floats, usual: float) -> Limits:
         """`usual` is what most rows have, where that is so; not copied."""
         lower = np.flatnonzero(values < usual)
-        if len(lower) * _MOST_LOWER > len(values):
+        if len(lower) * MOST_LOWER > len(values):
             usual, lower = float(values.min()), lower[:0]
         return cls(values, usual, lower)
 
@@ -105,15 +107,28 @@ class ExactIndex:
         """See Index."""
         if not len(probes):
             return NO_HITS
-        found: list[Hits] = []
-        few = len(probes) <= _GEMV_PROBES
-        for start in range(0, len(self._vectors), _BLOCK_ROWS):
-            block = self._vectors[start : start + _BLOCK_ROWS]
-            similar = np.stack([block @ probe for probe in probes]) if few else probes @ block.T
-            reached = np.flatnonzero(similar >= limits.values[start : start + len(block)])
-            if reached.size:
-                probe, row = np.divmod(reached, len(block))
-                found.append(Hits(probe, row + start, similar.ravel()[reached]))
+        starts = range(0, len(self._vectors), BLOCK_ROWS)
+        return joined([self.block(probes, limits, start, start + BLOCK_ROWS) for start in starts])
+
+    def block(self, probes: Floats, limits: Limits, start: int, stop: int) -> Hits:
+        """The hits among the rows from `start` to `stop`."""
+        block = self._vectors[start:stop]
+        few = len(probes) <= GEMV_PROBES
+        similar = np.stack([block @ probe for probe in probes]) if few else probes @ block.T
+        reached = np.flatnonzero(similar >= limits.values[start : start + len(block)])
+        if not reached.size:
+            return NO_HITS
+        probe, row = np.divmod(reached, len(block))
+        return Hits(probe, row + start, similar.ravel()[reached])
+
+    def look(self, probes: Floats, owners: Positions, rows: Positions, limits: Limits) -> Hits:
+        """The hits among pairs of `probes[owners[i]]` and row `rows[i]`."""
+        found = []
+        for start in range(0, len(rows), _LOOK_ROWS):
+            probe, row = owners[start : start + _LOOK_ROWS], rows[start : start + _LOOK_ROWS]
+            similar = self.pairs(probes[probe], row)
+            reached = np.flatnonzero(similar >= limits.values[row])
+            found.append(Hits(probe[reached], row[reached], similar[reached]))
         return joined(found)
 
     def pairs(self, probes: Floats, rows: Positions) -> Floats:

@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator, Awaitable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
-from poi.v1 import match_pb2
+from poi.v1 import match_pb2, watchlist_pb2
 
-from match_svc.registry import LOG, REVISION, REVISIONS, SETTINGS, pois_key
+from match_svc import watchlists
+from match_svc.registry import LOG, REVISION, REVISIONS, SETTINGS, pois_key, watchlists_key
 from mesh.redis import BLOCK_MS, Redis
 
 _CHUNK = 500
@@ -22,7 +23,7 @@ class Change(NamedTuple):
     revision: int
     store: str
     poi_id: str
-    """Empty for the store's settings."""
+    """Empty for the store's settings and watchlists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +76,15 @@ class LogReader:
             found.update(zip(chunk, values, strict=True))
         return found
 
-    async def threshold(self, store: str) -> float | None:
-        """The store's threshold now; None when it has none of its own."""
-        value = await cast("Awaitable[bytes | None]", self._redis.hget(SETTINGS, store))
-        settings = match_pb2.MatchSettings.FromString(value or b"")
-        return settings.threshold if settings.HasField("threshold") else None
+    async def rules(self, store: str) -> tuple[match_pb2.MatchSettings, list[watchlist_pb2.Watchlist]]:
+        """The store's settings and watchlists now."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.hget(SETTINGS, store)
+            pipe.hgetall(watchlists_key(store))
+            settings, lists = await pipe.execute()
+        return match_pb2.MatchSettings.FromString(settings or b""), [
+            watchlist for _, watchlist in watchlists.readable(lists)
+        ]
 
     async def wait(self, position: bytes) -> tuple[bytes, list[Change]]:
         """The changes behind `position`, as soon as there are any, and the new position; nothing after 2 s without."""

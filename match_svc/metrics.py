@@ -12,7 +12,7 @@ REVISION = Gauge("poi_gallery_revision", "Last change of the registry that this 
 LOADS = Counter("poi_gallery_loads_total", "Complete loads of the registry into this replica's gallery.")
 FOLDS = Counter("poi_gallery_folds_total", "Times that new and left-over rows were folded into a new index.")
 REFERENCES = Gauge("poi_gallery_references", "References of the persons in this replica's gallery.", ["store"])
-PENDING = Gauge("poi_gallery_pending_rows", "Rows compared exactly until they are folded into the index.", ["store"])
+PENDING = Gauge("poi_gallery_pending_rows", "References compared exactly until they are folded in.", ["store"])
 LAG = Gauge("poi_gallery_lag_seconds", "Age of the oldest change that this replica's gallery does not have.")
 UNCONFIRMED = Counter(
     "poi_gallery_unconfirmed_removals_total", "Removals answered before every live replica had confirmed them."
@@ -28,6 +28,13 @@ DECISION_MISSES = Counter(
     "poi_match_decision_misses_total", "Faces that no longer did, and were searched in the whole gallery."
 )
 DECISION_ERRORS = Counter("poi_match_decision_errors_total", "Times that Redis did not give or take decisions in time.")
+POOLED_TRACKS = Gauge("poi_match_pooled_tracks", "Tracks of which this replica has pooled faces.")
+RESTARTED = Counter(
+    "poi_match_tracks_restarted_total", "Faces that did not fit what their track had shown: recycled ids, mostly."
+)
+WAITING = Counter(
+    "poi_match_faces_waiting_total", "Single faces over a threshold, not clearly enough to match before the next one."
+)
 SEARCH_SECONDS = Histogram(
     "poi_match_search_seconds", "Searches of the whole gallery, one a batch, waiting included.", buckets=LATENCY_BUCKETS
 )

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from poi.v1 import common_pb2, poi_pb2
 
+from match_svc import templates
 from mesh import embeddings
 
 DIMENSION = embeddings.DIMENSIONS[embeddings.FACE_MODEL]
@@ -34,7 +35,14 @@ class Person:
     expires: float
     """Seconds since the epoch; infinite for never."""
     references: tuple[str, ...]
-    """Ids, one a row."""
+    """Ids, one a row; behind these rows is that of the mean, where there are two or more."""
+    watchlists: tuple[str, ...] = ()
+    """Ids of the lists that they are on."""
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        return templates.row_count(len(self.references))
 
     def reference(self, at: int) -> str:
         """Resource name of one reference."""
@@ -49,17 +57,36 @@ class Match(NamedTuple):
     """Cosine, -1 to 1."""
     threshold: float
     reference: str
+    """Resource name of the reference that was nearest."""
+    severity: common_pb2.Severity.ValueType
+    """By the watchlists; the person's own where they say none."""
+    watchlists: tuple[str, ...]
+    """Names of those whose conditions it meets, the highest severity first."""
+    aligned: bool
+    """How the probe was made."""
+    false_match_rate: float
+    """Of strangers at the threshold."""
+    similarity_false_match_rate: float
+    """Of strangers at the similarity."""
+    by_template: bool = False
+    """The mean of the references was nearer than any of them."""
+    pooled_faces: int = 1
+    """How many faces of the track `similarity` is of."""
+    face_similarity: float | None = None
+    """Cosine of this very face alone; None where `similarity` is that."""
 
 
-def make(number: int, poi: poi_pb2.Poi) -> tuple[Person, list[bytes], list[bytes]]:
-    """The person of a record, and of each reference that is of use the vectors for aligned and for other probes."""
-    references, aligned, others = [], [], []
+def make(number: int, poi: poi_pb2.Poi) -> tuple[Person, list[bytes], list[bytes], list[float]]:
+    """The person of a record, and of each reference that is of use the vectors for aligned and for other probes, and
+    its weight."""
+    references, aligned, others, usable = [], [], [], []
     for reference in poi.references:
         pair = _vectors(reference)
         if pair is not None:
             references.append(reference.name.rpartition("/")[2])
             aligned.append(pair[0])
             others.append(pair[1])
+            usable.append(reference)
     person = Person(
         number,
         poi_id=poi.name.rpartition("/")[2],
@@ -69,8 +96,9 @@ def make(number: int, poi: poi_pb2.Poi) -> tuple[Person, list[bytes], list[bytes
         threshold=poi.threshold if poi.HasField("threshold") else None,
         expires=poi.expire_time.ToNanoseconds() / 1e9 if poi.HasField("expire_time") else float("inf"),
         references=tuple(references),
+        watchlists=tuple(watchlist.rpartition("/")[2] for watchlist in poi.watchlists),
     )
-    return person, aligned, others
+    return person, aligned, others, templates.weights(usable)
 
 
 def _vectors(reference: poi_pb2.Reference) -> tuple[bytes, bytes] | None:

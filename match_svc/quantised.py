@@ -10,6 +10,7 @@ from typing import Any, Final
 import faiss
 import numpy as np
 
+from match_svc.bounded import fitted
 from match_svc.index import ExactIndex, Floats, Hits, Index, Limits, Positions, joined
 
 MARGIN: Final = 0.14
@@ -22,10 +23,8 @@ _ROWS_A_CANDIDATE: Final = 64
 takes 1.4 ms, the matrix product 1.3."""
 _TRAIN_ROWS: Final = 65_536
 _ADD_ROWS: Final = 16_384
-_LOOK_ROWS: Final = 8192
-"""Candidates looked at at once: 8 MB of vectors."""
 _SEED: Final = 20_261_121
-_TUNE_PROBES: Final = 32
+_TUNE_PROBES: Final = (1, 2, 4, 8, 16)
 _TUNE_LIMIT: Final = 0.45
 _thread = threading.local()
 
@@ -46,6 +45,7 @@ class QuantisedIndex:
         one_thread()
         self._vectors = vectors
         self._exact = ExactIndex(vectors)
+        self._batches = fitted(vectors)
         self._most = len(vectors) // _ROWS_A_CANDIDATE
         self._codes = self._encoded()
         # Hints alone; that threads overwrite each other's does no harm.
@@ -58,18 +58,18 @@ class QuantisedIndex:
     def search(self, probes: Floats, limits: Limits) -> Hits:
         """See Index."""
         if limits.usual <= self._exact_up_to or len(probes) >= self._exact_from or not len(probes):
-            return self._exact.search(probes, limits)
+            return self._batches.search(probes, limits)
         one_thread()
         rows_of, candidates, rest = self._candidates(probes, limits.usual - MARGIN)
         if 2 * len(rest) > len(probes):
             self._exact_up_to = limits.usual
         usual = limits.values[candidates]
         kept = np.flatnonzero((usual >= limits.usual) & (usual < np.inf))
-        found = [self._decided(probes, rows_of[kept], candidates[kept], limits)]
+        found = [self._exact.look(probes, rows_of[kept], candidates[kept], limits)]
         if limits.lower.size:
             found.append(self._lower(probes, limits, rest))
         if rest.size:
-            hits = self._exact.search(probes[rest], limits)
+            hits = self._batches.search(probes[rest], limits)
             found.append(Hits(rest[hits.probes], hits.rows, hits.similarities))
         return joined(found)
 
@@ -78,21 +78,21 @@ class QuantisedIndex:
         return self._exact.pairs(probes, rows)
 
     def tune(self) -> None:
-        """Measure whether batches are faster compared with everything, before it is searched; some 150 single searches.
+        """Measure from how many probes on a product is faster, before it is searched; some 100 single searches.
 
-        A matrix product reads each vector once for a whole batch, codes are scanned once for each probe: on the faces
-        of this gallery, whose spread decides how many candidates there are, either may win. Single probes are always
-        ten times faster by codes.
+        A product reads each vector once for a whole batch, codes are scanned once for each probe: on the faces of this
+        gallery, whose spread decides how many candidates there are, either may win.
         """
         if self._codes is None:
             return
-        step = max(1, len(self) // _TUNE_PROBES)
-        probes = self._vectors[::step][:_TUNE_PROBES]
         limits = Limits.of(np.full(len(self), _TUNE_LIMIT, np.float32), _TUNE_LIMIT)
-        self.search(probes, limits)  # learns where to begin
-        by_codes, by_product = (_seconds(index, probes, limits) for index in (self, self._exact))
-        if by_product < by_codes:
-            self._exact_from = _TUNE_PROBES // 2
+        probes = self._vectors[:: max(1, len(self) // _TUNE_PROBES[-1])]
+        self.search(probes[: _TUNE_PROBES[-1]], limits)  # learns where to begin
+        for count in _TUNE_PROBES:
+            by_codes, by_product = (_seconds(index, probes[:count], limits) for index in (self, self._batches))
+            if by_product < by_codes:
+                self._exact_from = count
+                return
 
     def _candidates(self, probes: Floats, least: float) -> tuple[Positions, Positions, Positions]:
         """(probe, row) of estimates from `least` on, and the probes that have too many of them."""
@@ -116,15 +116,6 @@ class QuantisedIndex:
         seen = (len(candidates) + len(waiting) * self._most) / len(probes)
         self._usual += (seen - self._usual) / 8
         return np.concatenate(owners), candidates, waiting
-
-    def _decided(self, probes: Floats, owners: Positions, rows: Positions, limits: Limits) -> Hits:
-        found = []
-        for start in range(0, len(rows), _LOOK_ROWS):
-            probe, row = owners[start : start + _LOOK_ROWS], rows[start : start + _LOOK_ROWS]
-            similar = self._exact.pairs(probes[probe], row)
-            reached = np.flatnonzero(similar >= limits.values[row])
-            found.append(Hits(probe[reached], row[reached], similar[reached]))
-        return joined(found)
 
     def _lower(self, probes: Floats, limits: Limits, rest: Positions) -> Hits:
         """The hits among rows with an unusually low limit, but those of the probes in `rest`."""

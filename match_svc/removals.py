@@ -14,7 +14,7 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"  # generic in its stub
 REVISION: Final = "poi-revision"
 CONFIRMED: Final = "poi-replicas-confirmed"
 UNCONFIRMED: Final = "poi-replicas-unconfirmed"
-_RESTRICTING: Final = frozenset(("threshold", "expire_time"))
+_RESTRICTING: Final = frozenset(("threshold", "expire_time", "watchlists"))
 """What can keep a person from being matched who was matched before."""
 
 

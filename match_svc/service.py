@@ -6,21 +6,25 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import grpc
 from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import Message
 from poi.v1 import match_pb2, match_pb2_grpc, poi_pb2, poi_pb2_grpc
 
 from match_svc import profiles
 from match_svc.enrolment import Enrolment
 from match_svc.follower import Follower
+from match_svc.importing import Importer
 from match_svc.matching import Batch, Matcher
 from match_svc.people import Match
 from match_svc.pipeline import in_order
+from match_svc.policy import RulesOf, effective
 from match_svc.registry import Registry
 from match_svc.removals import Removals
 from match_svc.replicas import Replicas
+from match_svc.watchlists import Watchlists, limit_stay
 from mesh import names, pages
 from mesh.errors import InvalidArgument, to_status
 from mesh.streams import until_drained
@@ -32,20 +36,43 @@ _PAGE, _MOST_PAGE = 50, 1000
 _PAGE_BYTES = 2 << 20
 """A page ends early here: persons with many references must not make it too large to send."""
 _SETTINGS_SUFFIX, _STATUS_SUFFIX = "/matchSettings", "/galleryStatus"
+_TUNABLE = ("threshold", "target_false_match_rate")
+_STAY = frozenset(("expire_time", "watchlists"))
+"""What may leave a person without an end."""
 _KINDS = {"exact": match_pb2.INDEX_KIND_EXACT, "quantised": match_pb2.INDEX_KIND_QUANTISED}
 
 
 class PoiServicer(poi_pb2_grpc.PoiServiceServicer):
     """poi.v1.PoiService."""
 
-    def __init__(self, registry: Registry, enrolment: Enrolment, removals: Removals) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        enrolment: Enrolment,
+        importer: Importer,
+        removals: Removals,
+        watchlists: Watchlists,
+        draining: asyncio.Event,
+    ) -> None:
         self._registry = registry
+        self._watchlists = watchlists
         self._enrolment = enrolment
+        self._importer = importer
         self._removals = removals
+        self._draining = draining
 
     async def CreatePoi(self, request: poi_pb2.CreatePoiRequest, context: Context) -> poi_pb2.Poi:
         """Enrol."""
         return profiles.basic(await self._enrolment.create(request))
+
+    async def ImportPois(
+        self, request_iterator: AsyncIterator[poi_pb2.ImportPoisRequest], context: Context
+    ) -> AsyncIterator[poi_pb2.ImportPoisResponse]:
+        """Enrol many."""
+        rows = until_drained(request_iterator, self._draining)
+        async with aclosing(in_order(rows, self._importer.row)) as responses:
+            async for response in responses:
+                yield response
 
     async def GetPoi(self, request: poi_pb2.GetPoiRequest, context: Context) -> poi_pb2.Poi:
         """Read."""
@@ -74,9 +101,13 @@ class PoiServicer(poi_pb2_grpc.PoiServiceServicer):
         """Change the profile."""
         store, poi_id = names.parse_poi(request.poi.name, "poi.name")
         fields = profiles.paths(request.update_mask, request.poi)
-        changed = await self._registry.change(
-            store, poi_id, lambda poi: profiles.change(poi, request.poi, fields), etag=request.poi.etag
-        )
+        lists = await self._watchlists.all(store) if _STAY.intersection(fields) else []
+
+        def edit(poi: poi_pb2.Poi) -> None:
+            profiles.change(poi, request.poi, fields)
+            limit_stay(poi, lists)
+
+        changed = await self._registry.change(store, poi_id, edit, etag=request.poi.etag)
         await self._removals.after_update(changed, fields, context)
         return profiles.basic(changed)
 
@@ -96,6 +127,12 @@ class PoiServicer(poi_pb2_grpc.PoiServiceServicer):
         await self._removals.effective(int(changed.etag), context)
         return profiles.basic(changed)
 
+    async def GetReferenceImage(
+        self, request: poi_pb2.GetReferenceImageRequest, context: Context
+    ) -> poi_pb2.ReferenceImage:
+        """Show a face."""
+        return await self._registry.picture(request.name)
+
 
 class MatchServicer(match_pb2_grpc.MatchServiceServicer):
     """poi.v1.MatchService."""
@@ -106,14 +143,14 @@ class MatchServicer(match_pb2_grpc.MatchServiceServicer):
         follower: Follower,
         replicas: Replicas,
         matcher: Matcher,
-        default_threshold: float,
+        rules: RulesOf,
         draining: asyncio.Event,
     ) -> None:
         self._registry = registry
         self._follower = follower
         self._replicas = replicas
         self._matcher = matcher
-        self._default_threshold = default_threshold
+        self._rules_of = rules
         self._draining = draining
 
     async def MatchFaces(self, request: match_pb2.MatchFacesRequest, context: Context) -> match_pb2.MatchFacesResponse:
@@ -171,7 +208,7 @@ class MatchServicer(match_pb2_grpc.MatchServiceServicer):
     ) -> match_pb2.MatchSettings:
         """Read the store's settings, defaults filled in."""
         store = _singleton_store(request.name, _SETTINGS_SUFFIX, "name")
-        return self._settings(request.name, await self._registry.settings(store))
+        return await self._settings(store, await self._registry.settings(store))
 
     async def UpdateMatchSettings(
         self, request: match_pb2.UpdateMatchSettingsRequest, context: Context
@@ -179,17 +216,23 @@ class MatchServicer(match_pb2_grpc.MatchServiceServicer):
         """Change the store's settings."""
         wanted, mask = request.match_settings, request.update_mask
         store = _singleton_store(wanted.name, _SETTINGS_SUFFIX, "match_settings.name")
-        if wrong := [path for path in mask.paths if path not in ("threshold", "*")]:
+        if wrong := [path for path in mask.paths if path not in (*_TUNABLE, "*")]:
+            allowed = " and ".join(_TUNABLE)
             raise InvalidArgument(
-                violations=[("update_mask", f"{path[:100]!r} cannot be changed; threshold can") for path in wrong],
+                violations=[("update_mask", f"{path[:100]!r} cannot be changed; {allowed} can") for path in wrong],
                 reason="INVALID_UPDATE_MASK",
             )
-        kept = match_pb2.MatchSettings()
-        if wanted.HasField("threshold"):
-            kept.threshold = wanted.threshold
-        if mask.paths or wanted.HasField("threshold"):
-            await self._registry.configure(store, kept)
-        return self._settings(wanted.name, await self._registry.settings(store))
+        given = [field.name for field, _ in wanted.ListFields() if field.name in _TUNABLE]
+        fields = (_TUNABLE if "*" in mask.paths else mask.paths) if mask.paths else given
+
+        def edit(settings: match_pb2.MatchSettings) -> None:
+            for name in fields:
+                cast(Message, settings).ClearField(name)
+                if name in given:
+                    setattr(settings, name, getattr(wanted, name))
+
+        kept = await self._registry.configure(store, edit) if fields else await self._registry.settings(store)
+        return await self._settings(store, kept)
 
     async def _match(self, request: match_pb2.MatchDetectionsRequest) -> match_pb2.MatchDetectionsResponse:
         (store,) = names.parse_store(request.parent)
@@ -205,9 +248,15 @@ class MatchServicer(match_pb2_grpc.MatchServiceServicer):
         _add_errors(response, batch, request)
         return response
 
-    def _settings(self, name: str, kept: match_pb2.MatchSettings) -> match_pb2.MatchSettings:
-        threshold = kept.threshold if kept.HasField("threshold") else self._default_threshold
-        return match_pb2.MatchSettings(name=name, threshold=threshold)
+    async def _settings(self, store: str, kept: match_pb2.MatchSettings) -> match_pb2.MatchSettings:
+        """As they are in effect, with the number of persons there are now."""
+        persons = await self._registry.count(store)
+        rules = self._rules_of(kept, ())
+        answer = match_pb2.MatchSettings(name=f"{names.store(store)}{_SETTINGS_SUFFIX}", threshold=rules.cosine)
+        if kept.HasField("target_false_match_rate"):
+            answer.target_false_match_rate = kept.target_false_match_rate
+        answer.effective.CopyFrom(effective(rules.policy(persons, {}).store, persons))
+        return answer
 
 
 def _add_errors(
@@ -223,10 +272,16 @@ def _match(match: Match) -> match_pb2.Match:
     return match_pb2.Match(
         poi=person.name,
         display_name=person.display_name,
-        severity=person.severity,
+        severity=match.severity,
         similarity=match.similarity,
         threshold=match.threshold,
         reference=match.reference,
+        false_match_rate=match.false_match_rate,
+        similarity_false_match_rate=match.similarity_false_match_rate,
+        watchlists=match.watchlists,
+        pooled_faces=match.pooled_faces,
+        face_similarity=match.similarity if match.face_similarity is None else match.face_similarity,
+        by_template=match.by_template,
     )
 
 

@@ -4,7 +4,7 @@
     ├── InvalidArgument       INVALID_ARGUMENT      BadRequest names each field
     ├── NotFound              NOT_FOUND
     ├── AlreadyExists         ALREADY_EXISTS
-    ├── FailedPrecondition    FAILED_PRECONDITION
+    ├── FailedPrecondition    FAILED_PRECONDITION   PreconditionFailure lists what is not met, where that is several
     ├── OutOfRange            OUT_OF_RANGE
     ├── ResourceExhausted     RESOURCE_EXHAUSTED    RetryInfo when the wait is known
     ├── Unavailable           UNAVAILABLE           RetryInfo when the wait is known
@@ -102,13 +102,22 @@ class AlreadyExists(MeshError):
 
 
 class FailedPrecondition(MeshError):
-    """The system is not in the state that the request needs; repeating it does not help."""
+    """The system is not in the state that the request needs; repeating it does not help.
+
+    `violations` are (type, subject, description) of each thing that is not met, where there may be several.
+    """
 
     status_code = grpc.StatusCode.FAILED_PRECONDITION
 
     def __init__(
-        self, message: str, *, reason: str = "FAILED_PRECONDITION", metadata: dict[str, str] | None = None
+        self,
+        message: str,
+        *,
+        reason: str = "FAILED_PRECONDITION",
+        violations: Sequence[tuple[str, str, str]] = (),
+        metadata: dict[str, str] | None = None,
     ) -> None:
+        self.violations = list(violations)
         super().__init__(message, reason=reason, metadata=metadata)
 
 
@@ -223,7 +232,7 @@ _RETRYABLE = frozenset(
 
 
 def to_status(error: MeshError) -> status_pb2.Status:
-    """The error as `google.rpc.Status` with `ErrorInfo`, and `BadRequest` or `RetryInfo` where they apply."""
+    """The error as `google.rpc.Status` with `ErrorInfo`, and the details that its kind has where they apply."""
     number: int = error.code.value[0]
     status = status_pb2.Status(code=number, message=_short(error.message))
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
@@ -237,6 +246,12 @@ def to_status(error: MeshError) -> status_pb2.Status:
             if bad.ByteSize() < _MAX_VIOLATIONS_BYTES:
                 bad.field_violations.add(field=_short(field), description=_short(description))
         status.details.add().Pack(bad)
+    if isinstance(error, FailedPrecondition) and error.violations:
+        unmet = error_details_pb2.PreconditionFailure()
+        for kind, subject, description in error.violations:
+            if unmet.ByteSize() < _MAX_VIOLATIONS_BYTES:
+                unmet.violations.add(type=kind, subject=_short(subject), description=_short(description))
+        status.details.add().Pack(unmet)
     if isinstance(error, _Retry) and error.retry_after is not None:
         retry = error_details_pb2.RetryInfo()
         retry.retry_delay.FromNanoseconds(round(max(0.0, error.retry_after) * 1e9))
@@ -247,9 +262,10 @@ def to_status(error: MeshError) -> status_pb2.Status:
 def from_status(status: status_pb2.Status) -> MeshError:
     """The error that a `google.rpc.Status` stands for: the inverse of `to_status`, tolerant of other servers."""
     info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+    unmet = error_details_pb2.PreconditionFailure()
     retry_after: float | None = None
     for detail in status.details:  # Unpack says False, and does nothing, when the detail is of another type
-        if not detail.Unpack(info) and not detail.Unpack(bad) and detail.Unpack(retry):
+        if not any(detail.Unpack(kind) for kind in (info, bad, unmet)) and detail.Unpack(retry):
             retry_after = retry.retry_delay.ToNanoseconds() / 1e9
     code = _CODES.get(status.code, grpc.StatusCode.UNKNOWN)
     kind = Draining if info.reason == Draining._reason else _KINDS.get(code, MeshError)
@@ -259,6 +275,8 @@ def from_status(status: status_pb2.Status) -> MeshError:
     error.code = code
     if isinstance(error, InvalidArgument):
         error.violations = [(violation.field, violation.description) for violation in bad.field_violations]
+    if isinstance(error, FailedPrecondition):
+        error.violations = [(each.type, each.subject, each.description) for each in unmet.violations]
     if isinstance(error, _Retry):
         error.retry_after = retry_after
     return error

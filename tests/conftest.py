@@ -14,6 +14,8 @@ from mesh.local import free_port as a_free_port
 
 _ROOT = Path(__file__).resolve().parents[1]
 _programs = pytest.StashKey[list[Program]]()
+_AT_ONCE = {"POI_DRAIN_SECONDS": "0"}
+"""No balancer looks elsewhere: hundreds of servers are stopped, and each would wait for that."""
 
 
 class StartService(Protocol):
@@ -108,7 +110,7 @@ def service(tmp_path: Path, started: Callable[[Program], None]) -> StartService:
     """A factory of running services; several of one module need names of their own."""
 
     def start(module: str, env: Mapping[str, str] | None = None, *, name: str | None = None) -> Service:
-        server = Service(module, tmp_path / "services", env, name=name)
+        server = Service(module, tmp_path / "services", {**_AT_ONCE, **(env or {})}, name=name)
         started(server)
         return server
 
@@ -127,7 +129,7 @@ def mesh(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[StartMesh]:
             services: Iterable[str] = tuple(MODULES),
             mqtt_url: str | None = None,
         ) -> Mesh:
-            whole = Mesh(tmp_path / "mesh", env=env, services=services, mqtt_url=mqtt_url)
+            whole = Mesh(tmp_path / "mesh", env={**_AT_ONCE, **(env or {})}, services=services, mqtt_url=mqtt_url)
             programs.extend(whole.programs)
             return undo.enter_context(whole)
 

@@ -57,7 +57,8 @@ class Size:
     deleted: tuple[float, float] | None = None
 
 
-async def _measure(redis: Redis, directory: Path, rows: int, seconds: float) -> Size:
+async def measure(redis: Redis, directory: Path, rows: int, seconds: float, latencies: int) -> Size:
+    """Fill this Redis, start a server on it (two for the latencies of so many faces) and stop it again."""
     gallery = data.faces(rows, 1)
     await asyncio.to_thread(data.fill, redis.url, gallery)
     requests = data.batches(gallery, _POOL_BATCHES)
@@ -91,14 +92,14 @@ async def _measure(redis: Redis, directory: Path, rows: int, seconds: float) -> 
                 psutil.Process(service.pid).memory_info().rss / 2**20,
                 load,
             )
-            if rows != _LATENCY_ROWS:
+            if not latencies:
                 return size
-            one = await client.one_face_ms(data.faces(1000, 7))
+            one = await client.one_face_ms(data.faces(latencies, 7))
             other = Service("match_svc", directory, env, name="match-other", start_timeout=_START_SECONDS)
             with other:
                 async with Client(other.target) as second:
                     await second.serving()
-                    enrolled, deleted = await enrolled_ms([client, second], data.faces(50, 8), rows)
+                    enrolled, deleted = await enrolled_ms([client, second], data.faces(latencies // 20, 8), rows)
             return replace(
                 size,
                 one_face=(quantile(one, 0.5), quantile(one, 0.99)),
@@ -155,7 +156,9 @@ def main(
             console.print(f"{count:,} references")
             # Durability is not what is measured, and a million records take long enough.
             with Redis(directory / f"redis-{count}", appendfsync="no") as redis:
-                sizes.append(asyncio.run(_measure(redis, directory, count, seconds)))
+                sizes.append(
+                    asyncio.run(measure(redis, directory, count, seconds, 1000 if count == _LATENCY_ROWS else 0))
+                )
     console.print(_table(sizes))
     for line in filter(None, map(_more, sizes)):
         console.print(line)

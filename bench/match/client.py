@@ -10,6 +10,7 @@ from typing import Self
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from poi.v1 import match_pb2, match_pb2_grpc, poi_pb2, poi_pb2_grpc
 
+from bench.enrolment import synthetic_poi
 from bench.match.data import STORE, Vectors, embedding
 from mesh.channels import connect
 
@@ -98,7 +99,11 @@ class Client:
         """A new person of this number."""
         await self._pois.CreatePoi(
             poi_pb2.CreatePoiRequest(
-                parent=_PARENT, poi_id=f"p{number}", poi=poi_pb2.Poi(display_name="new"), embeddings=[embedding(face)]
+                parent=_PARENT,
+                poi_id=f"p{number}",
+                poi=synthetic_poi("new"),
+                embeddings=[embedding(face)],
+                allow_duplicate=True,
             )
         )
 

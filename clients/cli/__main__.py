@@ -11,11 +11,14 @@ from clients.cli import (
     export,
     faces,
     feedback,
+    importing,
     investigate,
     operations,
     people,
     places,
     targets,
+    tuning,
+    watchlists,
 )
 from clients.cli.options import SERVICES
 from clients.cli.session import Mesh
@@ -50,6 +53,9 @@ def poi(
 
 _COMMANDS = (
     people,
+    importing,
+    watchlists,
+    tuning,
     faces,
     alerts,
     alert_settings,

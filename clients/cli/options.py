@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import re
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -9,9 +10,10 @@ from typing import Annotated, Final
 
 import typer
 from google.protobuf.timestamp_pb2 import Timestamp
-from poi.v1 import common_pb2
+from poi.v1 import common_pb2, poi_pb2
 
 _AGO: Final = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
+_AHEAD: Final = re.compile(r"(\d+)d")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -37,6 +39,45 @@ class Severity(StrEnum):
     def number(self) -> common_pb2.Severity.ValueType:
         """The contract's value."""
         return common_pb2.Severity.Value(f"SEVERITY_{self.value}")
+
+
+class LegalBasis(StrEnum):
+    """As in the contract, for people to type."""
+
+    CONSENT = "consent"
+    CONTRACT = "contract"
+    LEGAL_OBLIGATION = "legal-obligation"
+    VITAL_INTERESTS = "vital-interests"
+    PUBLIC_TASK = "public-task"
+    LEGITIMATE_INTERESTS = "legitimate-interests"
+
+    @property
+    def number(self) -> poi_pb2.LegalBasis.ValueType:
+        """The contract's value."""
+        return poi_pb2.LegalBasis.Value(f"LEGAL_BASIS_{self.name}")
+
+
+def an_end(text: str) -> datetime:
+    """An aware moment to come: `90d` from now (to the end of that day, UTC), or ISO 8601. Raises BadParameter.
+
+    Whole days make a command that is repeated on the same day say the same thing.
+    """
+    ahead = _AHEAD.fullmatch(text)
+    try:
+        if ahead:
+            day = (datetime.now(UTC) + timedelta(days=int(ahead[1]))).date()
+            return datetime(day.year, day.month, day.day, 23, 59, 59, tzinfo=UTC)
+        return datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(f"{text!r} is neither like 90d nor an ISO 8601 time") from None
+
+
+def os_user() -> str:
+    """Who runs this command, as the system says; empty where it does not."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""
 
 
 def a_time(text: str) -> datetime:
@@ -78,4 +119,15 @@ Watchlists = Annotated[
     list[str] | None, typer.Option("--watchlist", metavar="LIST", help="Only of this watchlist (repeat).")
 ]
 MinSeverity = Annotated[Severity | None, typer.Option(case_sensitive=False, help="At least so severe.")]
+Purpose = Annotated[str, typer.Option(help="What the person is enrolled for.")]
+Basis = Annotated[LegalBasis | None, typer.Option("--legal-basis", case_sensitive=False, help="Why the law allows it.")]
+LegalReference = Annotated[str, typer.Option(help="The decision, order or case that says so.")]
+EnrolledBy = Annotated[str, typer.Option(help="Who enrols; the user of this system where it is not said.")]
+Expire = Annotated[
+    datetime | None,
+    typer.Option("--expire", "--expires", parser=an_end, metavar="TIME", help="When to forget: 90d, or ISO 8601."),
+]
+OnLists = Annotated[list[str] | None, typer.Option("--watchlist", metavar="LIST", help="Put on it (repeat).")]
+AllowDuplicate = Annotated[bool, typer.Option(help="Although somebody who looks alike is enrolled: a twin.")]
+AllowDisagreement = Annotated[bool, typer.Option(help="Although the faces disagree: years lie between the photos.")]
 Limit = Annotated[int, typer.Option(min=1, metavar="N", help="At most so many.")]

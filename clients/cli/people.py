@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import uuid
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 from poi.v1 import poi_pb2, poi_pb2_grpc
 
-from clients.cli import output
-from clients.cli.options import Json, Limit, Severity, a_time, timestamp
+from clients.cli import findings, output, photos
+from clients.cli.options import (
+    AllowDisagreement,
+    AllowDuplicate,
+    Basis,
+    EnrolledBy,
+    Expire,
+    Json,
+    LegalReference,
+    Limit,
+    OnLists,
+    Purpose,
+    Severity,
+    os_user,
+    timestamp,
+)
 from clients.cli.session import Mesh, execute, pages, read_image
 from mesh import names
 
@@ -34,33 +47,56 @@ def enrol(
     poi_id: Annotated[str, typer.Option("--id", help="Id to take; one is made otherwise.")] = "",
     notes: Annotated[str, typer.Option(help="Free text.")] = "",
     threshold: Annotated[float | None, typer.Option(help="Least similarity; the store's otherwise.")] = None,
-    expires: Annotated[
-        datetime | None, typer.Option(parser=a_time, metavar="TIME", help="When to stop matching (ISO 8601).")
-    ] = None,
+    purpose: Purpose = "",
+    legal_basis: Basis = None,
+    legal_reference: LegalReference = "",
+    enrolled_by: EnrolledBy = "",
+    expire: Expire = None,
+    watchlist: OnLists = None,
+    allow_duplicate: AllowDuplicate = False,
+    allow_disagreement: AllowDisagreement = False,
+    check: Annotated[bool, typer.Option("--check", help="Enrol nobody: say what is found on the photos.")] = False,
     json: Json = False,
 ) -> None:
-    """Enrols a person from photos."""
+    """Enrols a person from photos. Purpose, legal basis and an end (or a watchlist that has one) are required."""
     mesh: Mesh = context.obj
 
-    async def run() -> None:
-        person = poi_pb2.Poi(display_name=name, severity=severity.number, notes=notes, threshold=threshold)
-        if expires:
-            person.expire_time.CopyFrom(timestamp(expires))
+    async def run() -> bool:
+        person = poi_pb2.Poi(
+            display_name=name,
+            severity=severity.number,
+            notes=notes,
+            threshold=threshold,
+            purpose=purpose,
+            legal_basis=legal_basis.number if legal_basis else poi_pb2.LEGAL_BASIS_UNSPECIFIED,
+            legal_reference=legal_reference,
+            enrolled_by=enrolled_by or os_user(),
+            watchlists=[mesh.name(names.watchlist, each) for each in watchlist or ()],
+        )
+        if expire:
+            person.expire_time.CopyFrom(timestamp(expire))
         request = poi_pb2.CreatePoiRequest(
             parent=mesh.parent,
             poi=person,
             poi_id=poi_id,
-            images=[read_image(path) for path in images],
+            images=photos.fitted([read_image(path) for path in images]),
             request_id=str(uuid.uuid4()),
+            validate_only=check,
+            allow_duplicate=allow_duplicate,
+            allow_disagreement=allow_disagreement,
         )
         async with mesh.channel("match", seconds=_ENROL_SECONDS) as channel:
             made = await poi_pb2_grpc.PoiServiceStub(channel).CreatePoi(request)
         if json:
             output.print_json(made)
+        elif check:
+            findings.show(made.enrolment_report, [str(path) for path in images])
         else:
             output.print_table(_COLUMNS, [_row(made)], nothing="")
+        return not check or made.enrolment_report.accepted
 
-    execute(run())
+    if not execute(run()):
+        raise typer.Exit(1)
 
 
 def list_pois(context: typer.Context, limit: Limit = 100, json: Json = False) -> None:

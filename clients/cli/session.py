@@ -14,7 +14,7 @@ import typer
 
 from clients.cli.output import complain
 from mesh import channels, names
-from mesh.errors import InvalidArgument, MeshError, from_rpc
+from mesh.errors import FailedPrecondition, InvalidArgument, MeshError, from_rpc
 
 _ANSWER_SECONDS: Final = 5.0
 _MAX_PAGE: Final = 1000
@@ -83,6 +83,9 @@ def explain(error: MeshError) -> str:
     if isinstance(error, InvalidArgument):
         told = [f"{field}: {text}" if field else text for field, text in error.violations]
         fields = "".join(f"; {each}" for each in told if each not in error.message)
+    if isinstance(error, FailedPrecondition) and error.violations:
+        message = "; ".join(f"{subject}: {text}" for _, subject, text in error.violations)
+        return f"{message} ({error.reason})"
     return f"{error.message}{fields} ({error.reason})"
 
 

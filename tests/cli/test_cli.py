@@ -13,13 +13,17 @@ from pathlib import Path
 
 import paho.mqtt.publish
 import pytest
+import typer
 from google.protobuf.timestamp_pb2 import Timestamp
-from poi.v1 import region_pb2, region_pb2_grpc
+from poi.v1 import poi_pb2, poi_pb2_grpc, region_pb2, region_pb2_grpc
 
+from clients.cli.listing import some_hours
 from mesh import channels
 from tests.alert_svc.support import candidate, connected, raise_alerts
 from tests.cli.conftest import Poi
+from tests.support import embedding, unit
 
+REQUIRED = ("--purpose", "theft", "--legal-basis", "legitimate-interests", "--expire", "90d")
 ROOT = Path(__file__).parents[2]
 
 
@@ -44,8 +48,11 @@ def test_status_tells_which_server_is_down(poi: Poi) -> None:
 
 
 def test_a_person_is_enrolled_found_on_a_photo_and_deleted(poi: Poi, photos: dict[str, Path]) -> None:
-    woman = poi.json("enrol", "Jo [1]", photos["woman"], "--severity", "high", "--id", "jo", "--expires", "2099-01-01")
-    poi.output("enrol", "Bo", photos["man"], "--id", "bo")
+    woman = poi.json(
+        *("enrol", "Jo [1]", photos["woman"], "--severity", "high", "--id", "jo"),
+        *("--purpose", "theft", "--legal-basis", "legitimate-interests", "--expires", "2099-01-01"),
+    )
+    poi.output("enrol", "Bo", photos["man"], "--id", "bo", *REQUIRED)
     assert (woman["name"], woman["severity"], len(woman["references"])) == (
         "stores/store-1/pois/jo",
         "SEVERITY_HIGH",
@@ -65,6 +72,74 @@ def test_a_person_is_enrolled_found_on_a_photo_and_deleted(poi: Poi, photos: dic
     assert poi.output("delete", "jo") == "jo  deleted\n"
     assert poi.output("delete", "stores/store-1/pois/bo") == "bo  deleted\n"
     assert "nobody is enrolled" in poi.output("list")
+
+
+def enrol_one(poi: Poi, store: str, poi_id: str) -> None:
+    """Enrols a person from an embedding."""
+
+    async def run() -> None:
+        person = poi_pb2.Poi(
+            display_name=poi_id, purpose="Test", legal_basis=poi_pb2.LEGAL_BASIS_CONSENT, enrolled_by="test"
+        )
+        person.expire_time.seconds = 4_000_000_000
+        async with channels.connect(poi.mesh.target("match")) as channel:
+            await poi_pb2_grpc.PoiServiceStub(channel).CreatePoi(
+                poi_pb2.CreatePoiRequest(
+                    parent=f"stores/{store}", poi_id=poi_id, poi=person, embeddings=[embedding(unit(1))]
+                )
+            )
+
+    asyncio.run(run())
+
+
+def test_a_watchlist_is_made_changed_given_persons_and_deleted(poi: Poi) -> None:
+    lists = ("--store", "s-lists", "watchlists")
+    assert "there are no watchlists" in poi.output(*lists, "list")
+    enrol_one(poi, "s-lists", "jo")
+
+    made = poi.json(
+        *(*lists, "create", "thieves", "--name", "Thieves", "--rate", "1e-5", "--severity", "high"),
+        *("--camera", "door", "--hours", "fri-mon 22:00-06:00", "--time-zone", "Europe/Berlin", "--retention", "30d"),
+        *("--override", "till-1,till-2 cosine=0.5 severity=low"),
+    )
+    assert made["cameras"] == ["stores/s-lists/cameras/door"]
+    assert made["hours"][0]["days"] == ["MONDAY", "FRIDAY", "SATURDAY", "SUNDAY"]
+    assert (made["retention"], made["threshold"]) == ("2592000s", {"falseMatchRate": 1e-05})
+    shown = poi.output(*lists, "get", "thieves")
+    for told in ("1 in 100,000", "mon,fri,sat,sun 22:00-06:00", "Europe/Berlin", "30d", "on till-1, till-2  0.50 LOW"):
+        assert told in shown
+
+    assert poi.output(*lists, "add", "thieves", "jo") == "jo  on thieves\n"
+    assert poi.output(*lists, "add", "thieves", "jo") == "jo  on thieves\n"
+    assert "(WATCHLIST_NOT_EMPTY)" in poi.fails(*lists, "delete", "thieves")
+    assert poi.json(*lists, "list")["watchlists"][0]["poiCount"] == 1
+    assert poi.output(*lists, "remove", "thieves", "jo") == "jo  on no list: matched everywhere\n"
+    assert "(RESOURCE_NOT_FOUND)" in poi.fails(*lists, "add", "gone", "jo")
+
+    changed = poi.json(*lists, "update", "thieves", "--cosine", "0.6", "--clear", "hours", "--clear", "time-zone")
+    assert round(changed["effective"]["aligned"], 4) == 0.6
+    assert "hours" not in changed
+    assert changed["severity"] == "SEVERITY_HIGH"
+    assert "(ETAG_MISMATCH)" in poi.fails(*lists, "update", "thieves", "--etag", made["etag"], "--name", "T.")
+    assert "not an id" in poi.fails(*lists, "create", "l", "--camera", "no such id")
+    assert "nothing to change" in poi(*lists, "update", "thieves").stderr
+    assert "exclude each other" in poi(*lists, "update", "thieves", "--rate", "1e-5", "--cosine", "0.5").stderr
+    assert poi.output(*lists, "delete", "thieves") == "thieves  deleted\n"
+
+
+@pytest.mark.parametrize("wrong", ["22-06", "xyz 22:00-06:00", "mon- 22:00", ""])
+def test_hours_that_cannot_be_read_are_refused(wrong: str) -> None:
+    with pytest.raises(typer.BadParameter):
+        some_hours(wrong)
+
+
+def test_the_threshold_is_shown_and_set_as_a_cosine_or_a_rate(poi: Poi) -> None:
+    threshold = ("--store", "s-threshold", "threshold")
+    assert poi.output(*threshold) == "aligned 0.450  others 0.450  a cosine\n"
+    told = poi.output(*threshold, "--rate", "1e-4")
+    assert re.fullmatch(r"aligned 0\.4\d\d  others 0\.4\d\d  one stranger in 10,000 may match anybody of \d+\n", told)
+    assert poi.output(*threshold) == told
+    assert poi.output(*threshold, "--cosine", "0.5") == "aligned 0.500  others 0.500  a cosine\n"
 
 
 def test_alerts_are_listed_acknowledged_and_resolved(poi: Poi) -> None:
@@ -215,11 +290,11 @@ def test_what_fails_is_one_line_with_the_reason(poi: Poi, photos: dict[str, Path
     no_image.write_text("not a photo")
     assert poi.fails("ack", "0" * 32) == f"stores/store-1/alerts/{'0' * 32} was not found (RESOURCE_NOT_FOUND)"
     assert poi.fails("alerts", "--cursor", "yesterday") == "cursor: is not a cursor (INVALID_CURSOR)"
-    assert "(IMAGE_UNDECODABLE)" in poi.fails("enrol", "X", no_image)
-    assert "(MULTIPLE_FACES)" in poi.fails("enrol", "X", photos["both"])
+    assert "(IMAGE_UNDECODABLE)" in poi.fails("enrol", "X", no_image, *REQUIRED)
+    assert "(MULTIPLE_FACES)" in poi.fails("enrol", "X", photos["both"], *REQUIRED)
     assert poi.fails("match", tmp_path / "absent.jpg").endswith("absent.jpg: No such file or directory")
     assert "not an id of stores/{store}" in poi.fails("--store", "no/store", "list")
-    assert "threshold" in poi.fails("enrol", "X", photos["woman"], "--threshold", "7")
+    assert "threshold" in poi.fails("enrol", "X", photos["woman"], "--threshold", "7", *REQUIRED)
 
 
 def test_a_server_that_does_not_answer_is_named(poi: Poi, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,7 +116,9 @@ async def test_a_message_that_is_refused_is_a_dead_letter_and_the_next_goes_on(
     client: Client, receiver: Receiver
 ) -> None:
     refusing = True
-    receiver.behave = lambda post: answer("422 Unprocessable") if refusing and "a1" in post.body.decode() else OK
+    receiver.behave = lambda post: (
+        answer("422 Unprocessable") if refusing and post.message["alert"]["appearance"].endswith("/a1") else OK
+    )
     await client.webhook(receiver.url)
     names = await client.raise_numbers(range(3))
     await receiver.until(lambda: len(receiver.accepted) == 2)

@@ -91,6 +91,11 @@ def test_each_service_starts_from_the_image_alone(app: Path, workload: str) -> N
     assert f"POI_{workload.upper()}_" in answer.stdout
 
 
+def test_the_calibration_of_the_face_model_is_in_the_image(app: Path) -> None:
+    assert (app / "match_svc" / "calibration" / "face-reidentification-retail-0095.json").is_file()
+    assert "POI_MATCH_CALIBRATION" in run_in_image(app, "match_svc", "calibrate", "--help").stdout
+
+
 def test_a_module_that_is_not_in_the_image_is_noticed(app: Path) -> None:
     assert "No module named demo" in run_in_image(app, "demo").stderr
 

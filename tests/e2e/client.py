@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Awaitable, Callable
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
@@ -24,21 +24,31 @@ from poi.v1 import (
 )
 
 from mesh import channels, names
-from mesh.local import Mesh
 from tests.support import embedding
 from tests.support.vectors import Vector
 
 _POLL_S = 0.05
 
 
+class Servers(Protocol):
+    """A running mesh, of one server a service or of several."""
+
+    @property
+    def services(self) -> Mapping[str, object]:
+        """By name."""
+
+    def target(self, service: str) -> str:
+        """Where a service is."""
+
+
 class Client:
     """Use as an async context manager."""
 
-    def __init__(self, mesh: Mesh, store: str) -> None:
+    def __init__(self, mesh: Servers, store: str) -> None:
         self._parent = names.store(store)
         opened = {name: channels.connect(mesh.target(name)) for name in mesh.services if name != "embed"}
         self._channels = list(opened.values())
-        self._pois: poi_pb2_grpc.PoiServiceAsyncStub = poi_pb2_grpc.PoiServiceStub(opened["match"])
+        self.pois_service: poi_pb2_grpc.PoiServiceAsyncStub = poi_pb2_grpc.PoiServiceStub(opened["match"])
         self.history: history_pb2_grpc.HistoryServiceAsyncStub = history_pb2_grpc.HistoryServiceStub(opened["history"])
         self.region: region_pb2_grpc.RegionServiceAsyncStub = region_pb2_grpc.RegionServiceStub(opened["region"])
         self.alert: alert_pb2_grpc.AlertServiceAsyncStub = alert_pb2_grpc.AlertServiceStub(opened["alert"])
@@ -55,13 +65,13 @@ class Client:
 
     async def pois(self) -> set[str]:
         """Ids of all who are enrolled."""
-        response = await self._pois.ListPois(poi_pb2.ListPoisRequest(parent=self._parent, page_size=1000))
+        response = await self.pois_service.ListPois(poi_pb2.ListPoisRequest(parent=self._parent, page_size=1000))
         assert not response.next_page_token
         return {poi.name.rpartition("/")[2] for poi in response.pois}
 
     async def forget(self, poi_id: str) -> None:
         """Delete a person of interest."""
-        await self._pois.DeletePoi(poi_pb2.DeletePoiRequest(name=f"{self._parent}/pois/{poi_id}"))
+        await self.pois_service.DeletePoi(poi_pb2.DeletePoiRequest(name=f"{self._parent}/pois/{poi_id}"))
 
     async def alerts(self) -> list[alert_pb2.Alert]:
         """All that are kept, page by page."""
@@ -76,16 +86,19 @@ class Client:
 
     async def appearances(self, interval: common_pb2.Interval, *cameras: str) -> list[history_pb2.Appearance]:
         """Those within the interval, on all cameras or the ones given by their ids."""
-        response = await self.history.ListAppearances(
-            history_pb2.ListAppearancesRequest(
-                parent=self._parent,
-                interval=interval,
-                cameras=[f"{self._parent}/cameras/{camera}" for camera in cameras],
-                page_size=1000,
-            )
+        found: list[history_pb2.Appearance] = []
+        request = history_pb2.ListAppearancesRequest(
+            parent=self._parent,
+            interval=interval,
+            cameras=[f"{self._parent}/cameras/{camera}" for camera in cameras],
+            page_size=1000,
         )
-        assert not response.next_page_token
-        return list(response.appearances)
+        while True:
+            page = await self.history.ListAppearances(request)
+            found += page.appearances
+            if not page.next_page_token:
+                return found
+            request.page_token = page.next_page_token
 
     async def look_for(self, face: Vector, interval: common_pb2.Interval) -> list[history_pb2.Appearance]:
         """The appearances of a face within the interval."""

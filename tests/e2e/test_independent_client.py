@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,6 +30,8 @@ SERVICES = {
             "UpdatePoi",
             "DeletePoi",
             "AddReference",
+            "GetReferenceImage",
+            "ImportPois",
             "DeleteReference",
         },
         "poi.v1.MatchService": {"MatchFaces", "MatchDetections"},
@@ -100,7 +103,14 @@ async def test_a_session(store: Store) -> None:
     pois = await ask(match, "poi.v1.PoiService/ListPois", {"parent": parent})
     assert [poi["name"] for poi in pois["pois"]] == [f"{parent}/pois/woman"]
     photos = [base64.b64encode(photo).decode() for photo in store.photos["man"]]
-    poi = {"displayName": "Man with the beard", "severity": "SEVERITY_HIGH"}
+    poi = {
+        "displayName": "Man with the beard",
+        "severity": "SEVERITY_HIGH",
+        "purpose": "theft on 3 November",
+        "legalBasis": "LEGAL_BASIS_LEGITIMATE_INTERESTS",
+        "enrolledBy": "ann",
+        "expireTime": _iso(round(time.time()) + 86400),
+    }
     created = await ask(
         match, "poi.v1.PoiService/CreatePoi", {"parent": parent, "poiId": "man", "poi": poi, "images": photos}
     )

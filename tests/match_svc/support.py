@@ -11,14 +11,14 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
-from poi.v1 import common_pb2, match_pb2, match_pb2_grpc, poi_pb2, poi_pb2_grpc
+from poi.v1 import common_pb2, match_pb2, match_pb2_grpc, poi_pb2, poi_pb2_grpc, watchlist_pb2_grpc
 from prometheus_client import REGISTRY
 
 from match_svc.__main__ import assemble
 from match_svc.settings import MatchServerSettings
 from mesh.channels import connect
 from mesh.server import Server
-from tests.support import embedding
+from tests.support import embedding, valid_poi
 from tests.support.vectors import Vector
 
 Alignment: TypeAlias = "common_pb2.Alignment.ValueType"
@@ -33,17 +33,20 @@ class Replica:
     pois: "poi_pb2_grpc.PoiServiceAsyncStub"
     match: "match_pb2_grpc.MatchServiceAsyncStub"
     health: Any
+    watchlists: "watchlist_pb2_grpc.WatchlistServiceAsyncStub"
 
     async def enrol(
         self, poi_id: str, *faces: Vector, alignment: Alignment = common_pb2.ALIGNMENT_ALIGNED, **profile: Any
     ) -> poi_pb2.Poi:
-        """Enrol a person from embeddings."""
+        """Enrol a person from embeddings, whoever they look like."""
         return await self.pois.CreatePoi(
             poi_pb2.CreatePoiRequest(
                 parent=STORE,
                 poi_id=poi_id,
-                poi=poi_pb2.Poi(**{"display_name": poi_id, **profile}),
+                poi=valid_poi(**{"display_name": poi_id, **profile}),
                 embeddings=[embedding(face, alignment=alignment) for face in faces],
+                allow_duplicate=True,
+                allow_disagreement=True,
             )
         )
 
@@ -126,6 +129,7 @@ def stubs(server: Any, channel: grpc.aio.Channel) -> Replica:
         poi_pb2_grpc.PoiServiceStub(channel),
         match_pb2_grpc.MatchServiceStub(channel),
         health_pb2_grpc.HealthStub(channel),  # type: ignore[no-untyped-call]
+        watchlist_pb2_grpc.WatchlistServiceStub(channel),
     )
 
 

@@ -13,6 +13,7 @@ from poi.v1 import common_pb2, poi_pb2
 from match_svc.builder import Builder
 from match_svc.folding import Folded
 from match_svc.gallery import Snapshot
+from mesh.embeddings import normalise
 from tests.support import embedding, unit
 from tests.support.vectors import Vector
 
@@ -46,10 +47,12 @@ def search(gallery: Snapshot, *probes: Vector, aligned: bool = True, most: int =
 
 
 def brute_force(people: dict[str, poi_pb2.Poi], probe: Vector, threshold: float) -> dict[str, float]:
-    """person -> best similarity, of those who reach their threshold."""
+    """person -> best similarity to references and their mean, of those who reach their threshold."""
     best = {}
     for poi_id, poi in people.items():
         vectors = [np.frombuffer(one.embeddings[0].vector, "<f4") for one in poi.references]
+        if len(vectors) > 1:
+            vectors.append(normalise(np.sum(vectors, axis=0)))
         similarity = max(float(vector.astype(np.float64) @ probe.astype(np.float64)) for vector in vectors)
         if similarity >= (poi.threshold if poi.HasField("threshold") else threshold):
             best[poi_id] = similarity

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from match_svc import crossover
-from match_svc.index import ExactIndex, Floats, Hits, Index, Layered, Limits
+from match_svc.bounded import BoundedIndex, fitted
+from match_svc.index import NO_HITS, ExactIndex, Floats, Hits, Index, Layered, Limits, Positions
 from match_svc.quantised import QuantisedIndex
 from mesh.embeddings import normalise
 
@@ -141,6 +142,41 @@ class TestExactIndex(IndexTest):
         return ExactIndex(vectors)
 
 
+class TestBoundedIndex(IndexTest):
+    def make(self, vectors: Floats) -> Index:
+        index = fitted(np.concatenate([vectors, faces(4096, 21)]))  # has a width also where the vectors are all alike
+        assert isinstance(index, BoundedIndex)
+        return BoundedIndex(vectors, index.turn)
+
+    def test_it_loses_nothing_at_the_very_limit(self) -> None:
+        vectors = faces(self.size, 5)
+        probes = seen_at(vectors[:1000], 0.4501)
+
+        hits = self.make(vectors).search(probes, Limits.of(np.full(self.size, 0.45, np.float32), 0.45))
+
+        assert {(number, number) for number in range(1000)} <= set(
+            zip(hits.probes.tolist(), hits.rows.tolist(), strict=True)
+        )
+
+    def test_it_looks_at_few(self, vectors: Floats, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Without this the others might pass because everything is compared."""
+        looked: list[int] = []
+
+        def look(self: ExactIndex, probes: Floats, owners: Positions, rows: Positions, limits: Limits) -> Hits:
+            looked.append(len(rows))
+            return NO_HITS
+
+        monkeypatch.setattr(ExactIndex, "look", look)
+        monkeypatch.setattr(ExactIndex, "block", lambda *_: pytest.fail("everything was compared"))
+
+        index.search(faces(64, 3), Limits.of(np.full(self.size, 0.45, np.float32), 0.45))
+
+        assert 0 < sum(looked) < 64 * self.size / 200
+
+    def test_vectors_that_fill_their_space_evenly_are_compared_wholly(self) -> None:
+        assert isinstance(fitted(faces(20_000, 1, spread=1e9)), ExactIndex)
+
+
 class TestQuantisedIndex(IndexTest):
     size = 8192
     kind = "quantised"
@@ -217,7 +253,7 @@ def test_the_exact_index_finds_exactly_the_pairs_at_or_above_the_limit(
     limits = np.full(rows, limit, np.float32)
     limits[random.random(rows) < 0.2] = np.inf
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("match_svc.index._BLOCK_ROWS", block)
+        patch.setattr("match_svc.index.BLOCK_ROWS", block)
         hits = ExactIndex(gallery).search(asked, Limits.of(limits, limit))
 
     exactly(gallery, asked, limits, hits)

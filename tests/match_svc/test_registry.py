@@ -10,13 +10,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from poi.v1 import common_pb2, match_pb2, poi_pb2
 
 from tests.match_svc.support import STORE, Replica, refused
-from tests.support import embedding, unit
+from tests.support import embedding, in_days, unit, valid_poi
 from tests.support.vectors import Vector
 
 
 def create(face: Vector | None = None, **fields: Any) -> poi_pb2.CreatePoiRequest:
     """A request that is fine but for what a test changes."""
-    given = {"parent": STORE, "poi": poi_pb2.Poi(display_name="Somebody"), **fields}
+    given = {"parent": STORE, "poi": valid_poi(), "allow_disagreement": True, **fields}
     if not given.keys() & {"images", "embeddings"}:
         given["embeddings"] = [embedding(unit(1) if face is None else face)]
     return poi_pb2.CreatePoiRequest(**given)
@@ -24,7 +24,7 @@ def create(face: Vector | None = None, **fields: Any) -> poi_pb2.CreatePoiReques
 
 async def test_a_new_person_has_everything_that_was_said(replica: Replica) -> None:
     expires = Timestamp(seconds=1_900_000_000)
-    profile = poi_pb2.Poi(
+    profile = valid_poi(
         name="stores/other/pois/other",
         display_name="Jane",
         severity=common_pb2.SEVERITY_HIGH,
@@ -49,6 +49,7 @@ async def test_a_new_person_has_everything_that_was_said(replica: Replica) -> No
     assert not any(reference.embeddings for reference in made.references), "embeddings are in the FULL view only"
     full = await replica.pois.GetPoi(poi_pb2.GetPoiRequest(name=made.name, view=poi_pb2.POI_VIEW_FULL))
     assert [list(reference.embeddings) for reference in full.references] == [[face] for face in faces]
+    made.ClearField("enrolment_report")
     assert await replica.pois.GetPoi(poi_pb2.GetPoiRequest(name=made.name)) == made
 
 
@@ -57,7 +58,6 @@ async def test_defaults_of_a_new_person(replica: Replica) -> None:
 
     assert made.severity == common_pb2.SEVERITY_MEDIUM
     assert not made.HasField("threshold")
-    assert not made.HasField("expire_time")
     assert len(made.name.rpartition("/")[2]) == 16
 
 
@@ -98,10 +98,15 @@ async def test_a_bad_embedding_enrols_nobody_and_is_named(
 @pytest.mark.parametrize(
     ("change", "field"),
     [
-        ({"poi": poi_pb2.Poi()}, "poi.display_name"),
-        ({"poi": poi_pb2.Poi(display_name="  ")}, "poi.display_name"),
-        ({"poi": poi_pb2.Poi(display_name="x", threshold=0.1)}, "poi.threshold"),
-        ({"poi": poi_pb2.Poi(display_name="x", expire_time=Timestamp(seconds=1 << 60))}, "poi.expire_time"),
+        ({"poi": valid_poi("")}, "poi.display_name"),
+        ({"poi": valid_poi("  ")}, "poi.display_name"),
+        ({"poi": valid_poi(threshold=0.1)}, "poi.threshold"),
+        ({"poi": valid_poi(expire_time=Timestamp(seconds=1 << 60))}, "poi.expire_time"),
+        ({"poi": valid_poi(expire_time=in_days(-1))}, "poi.expire_time"),
+        ({"poi": valid_poi(expire_time=None)}, "poi.expire_time"),
+        ({"poi": valid_poi(purpose=" ")}, "poi.purpose"),
+        ({"poi": valid_poi(legal_basis=poi_pb2.LEGAL_BASIS_UNSPECIFIED)}, "poi.legal_basis"),
+        ({"poi": valid_poi(enrolled_by="")}, "poi.enrolled_by"),
         ({"parent": "store-1"}, "parent"),
         ({"poi_id": "no spaces"}, "poi_id"),
     ],
@@ -118,6 +123,7 @@ async def test_a_repeated_request_makes_one_person(replica: Replica) -> None:
     first = await replica.pois.CreatePoi(request)
     again = await replica.pois.CreatePoi(request)
 
+    first.ClearField("enrolment_report")  # of what was checked; for a repeat nothing is
     assert again == first
     listed = await replica.pois.ListPois(poi_pb2.ListPoisRequest(parent=STORE))
     assert listed.total_size == 1
@@ -134,9 +140,12 @@ async def test_a_request_id_is_not_for_another_request(replica: Replica) -> None
 async def test_a_repeated_reference_is_added_once(replica: Replica) -> None:
     made = await replica.enrol("p1", unit(1))
     request = poi_pb2.AddReferenceRequest(poi=made.name, embedding=embedding(unit(2)), request_id="r1")
+    request.allow_disagreement = True
 
     first = await replica.pois.AddReference(request)
     again = await replica.pois.AddReference(request)
+
+    first.ClearField("enrolment_report")
 
     assert again == first
     assert len(again.references) == 2
@@ -217,7 +226,7 @@ async def test_an_update_without_a_mask_changes_what_is_set(replica: Replica) ->
 
 async def test_a_full_update_takes_all_fields(replica: Replica) -> None:
     made = await replica.enrol("p1", unit(1), notes="old", threshold=0.5)
-    wanted = poi_pb2.Poi(name=made.name, display_name="New")
+    wanted = valid_poi("New", name=made.name)
 
     changed = await replica.pois.UpdatePoi(poi_pb2.UpdatePoiRequest(poi=wanted, update_mask=FieldMask(paths=["*"])))
 
@@ -249,7 +258,8 @@ async def test_references_come_and_go_but_the_last(replica: Replica) -> None:
     made = await replica.enrol("p1", unit(1))
     first = made.references[0].name
 
-    two = await replica.pois.AddReference(poi_pb2.AddReferenceRequest(poi=made.name, embedding=embedding(unit(2))))
+    add = poi_pb2.AddReferenceRequest(poi=made.name, embedding=embedding(unit(2)), allow_disagreement=True)
+    two = await replica.pois.AddReference(add)
     assert await replica.who(unit(2)) == ["p1"]
     one = await replica.pois.DeleteReference(poi_pb2.DeleteReferenceRequest(name=first))
 

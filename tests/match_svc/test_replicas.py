@@ -22,7 +22,7 @@ from mesh.channels import connect
 from mesh.local import Program, Redis, Service
 from tests.conftest import StartService
 from tests.match_svc.support import STORE, Replica, becomes, refused, replica, stubs, unloaded_replica
-from tests.support import detection, embedding, similar, unit
+from tests.support import detection, embedding, in_days, similar, unit, valid_poi
 
 WOMAN, MAN = unit(1), unit(2)
 
@@ -37,7 +37,8 @@ async def test_a_change_at_one_replica_is_matched_at_another_within_a_second(red
         await other.pois.UpdatePoi(poi_pb2.UpdatePoiRequest(poi=poi_pb2.Poi(name=made.name, threshold=0.7)))
         assert await other.who(face) == []
         await becomes([], lambda: one.who(face))
-        await one.pois.AddReference(poi_pb2.AddReferenceRequest(poi=made.name, embedding=embedding(face)))
+        add = poi_pb2.AddReferenceRequest(poi=made.name, embedding=embedding(face), allow_disagreement=True)
+        await one.pois.AddReference(add)
         await becomes(["woman"], lambda: other.who(face))
 
         await other.pois.DeletePoi(poi_pb2.DeletePoiRequest(name=made.name))
@@ -69,9 +70,8 @@ async def test_a_removal_is_in_effect_on_every_replica_when_it_is_answered(redis
             await trailing(one.pois.UpdatePoi(poi_pb2.UpdatePoiRequest(poi=past)))
             assert [await at.who(other) for at in (one, two, three)] == [[], [], []]
 
-            never = poi_pb2.UpdatePoiRequest(poi=poi_pb2.Poi(name=made.name))
-            never.update_mask.paths.append("expire_time")
-            await one.pois.UpdatePoi(never)
+            later = poi_pb2.Poi(name=made.name, expire_time=in_days(1))
+            await one.pois.UpdatePoi(poi_pb2.UpdatePoiRequest(poi=later))
             await becomes([f"p{number}"], lambda other=other: three.who(other))  # type: ignore[misc]
             missing, _ = await trailing(two.pois.DeletePoi(poi_pb2.DeletePoiRequest(name=made.name)))
             assert missing == set()
@@ -200,6 +200,7 @@ async def test_a_restart_of_all_keeps_everything(redis_url: str) -> None:
         assert await again.who(similar(MAN, 0.65, 5)) == []
         assert await again.who(similar(MAN, 0.75, 5)) == ["man"]
         assert await again.who(unit(3)) == []
+        made.ClearField("enrolment_report")
         assert await again.pois.GetPoi(poi_pb2.GetPoiRequest(name=made.name)) == made
         await again.enrol("new", unit(4))
         assert await again.who(unit(4)) == ["new"]
@@ -211,7 +212,10 @@ async def test_many_changes_at_two_replicas_at_once_lose_none(redis_url: str) ->
         faces = [unit(100 + number) for number in range(8)]
 
         async def add(at: Replica, number: int) -> None:
-            await at.pois.AddReference(poi_pb2.AddReferenceRequest(poi=made.name, embedding=embedding(faces[number])))
+            request = poi_pb2.AddReferenceRequest(
+                poi=made.name, embedding=embedding(faces[number]), allow_disagreement=True
+            )
+            await at.pois.AddReference(request)
 
         await asyncio.gather(*(add(at, number) for at, number in zip(itertools.cycle([one, other]), range(8))))
 
@@ -225,7 +229,7 @@ async def test_a_request_sent_to_two_replicas_at_once_makes_one_person(redis_url
     async with replica(redis_url) as one, replica(redis_url) as other:
         request = poi_pb2.CreatePoiRequest(
             parent=STORE,
-            poi=poi_pb2.Poi(display_name="Jane"),
+            poi=valid_poi("Jane"),
             embeddings=[embedding(WOMAN)],
             request_id=str(uuid.uuid4()),
         )

@@ -97,3 +97,13 @@ def test_a_failed_call_without_details() -> None:
 def test_a_violation_of_the_whole_message_is_told_without_a_field() -> None:
     error = errors.InvalidArgument(violations=[("", "either images or embeddings are needed"), ("parent", "is wrong")])
     assert str(error) == "either images or embeddings are needed; parent: is wrong"
+
+
+def test_everything_that_is_not_met_is_listed() -> None:
+    violations = [("FACE_TOO_SMALL", "images[0]", "30 px"), ("NO_FACE", "images[1]", "shows no face")]
+
+    unmet = errors.FailedPrecondition("too poor", reason="LOW_QUALITY", violations=violations)
+    told = errors.from_status(errors.to_status(unmet))
+
+    assert isinstance(told, errors.FailedPrecondition)
+    assert (told.reason, told.violations) == ("LOW_QUALITY", violations)

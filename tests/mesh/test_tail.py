@@ -68,6 +68,17 @@ async def test_every_subscriber_sees_every_entry_once_and_in_order_through_one_r
     assert all(values == list(range(500)) for values in await asyncio.gather(*readers))
 
 
+async def test_many_who_come_at_once_open_few_connections(server: local.Redis, redis: Redis) -> None:
+    await append(redis, 1)
+    before = len(await redis.client_list())
+    async with connect(server.url) as own:
+        following = StreamTail(own, KEY)
+
+        await asyncio.gather(*(following.position() for _ in range(200)))
+
+        assert len(await redis.client_list()) - before <= tail._ASKING
+
+
 async def test_the_reader_runs_only_while_there_are_subscribers(redis: Redis) -> None:
     following = StreamTail(redis, KEY)
     assert await blocked_readers(redis) == 0
