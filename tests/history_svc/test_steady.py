@@ -109,7 +109,7 @@ async def test_answers_are_the_same_while_everything_moves(tmp_path: Path) -> No
             for begin in range(last + 100, last + 2100, 50):  # later than what is asked about
                 await append(history, _detections(begin, 50))
                 assert await _listed(history) == listed
-            history._settings = moved.model_copy(update={"retention_days": _days(BEGIN // 2)})
+            history._inbox._settings = moved.model_copy(update={"retention_days": _days(BEGIN // 2)})
             async with asyncio.timeout(20):
                 while searchers.asked < 10 or history.sealed.segments[0].manifest.oldest_ns < floor:
                     assert await _listed(history) == listed
