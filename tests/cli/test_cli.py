@@ -207,7 +207,13 @@ def test_following_starts_in_the_past_and_its_cursor_goes_on(poi: Poi) -> None:
 
 
 def test_following_goes_on_when_its_server_is_killed(poi: Poi) -> None:
-    command = [sys.executable, "-m", "clients.cli", "--store", "s-kill", "alerts", "--follow", "--json"]
+    # Whoever runs the tests in the background may ignore Ctrl-C, and children inherit that. They undo it themselves:
+    # with preexec_fn we would be forked as we are, in the middle of what gRPC's threads do.
+    program = (
+        "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "runpy.run_module('clients.cli', run_name='__main__', alter_sys=True)"
+    )
+    command = [sys.executable, "-c", program, "--store", "s-kill", "alerts", "--follow", "--json"]
     raise_one(poi, "s-kill", "before")
     with subprocess.Popen(
         [*command, "--since", "1m"],
@@ -217,7 +223,6 @@ def test_following_goes_on_when_its_server_is_killed(poi: Poi) -> None:
         stderr=subprocess.PIPE,
         text=True,
         # Whoever runs the tests in the background may ignore Ctrl-C, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as following:
         assert following.stdout is not None
         assert following.stderr is not None
