@@ -222,7 +222,6 @@ def test_following_goes_on_when_its_server_is_killed(poi: Poi) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # Whoever runs the tests in the background may ignore Ctrl-C, and children inherit that.
     ) as following:
         assert following.stdout is not None
         assert following.stderr is not None
