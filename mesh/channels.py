@@ -49,9 +49,9 @@ def connect(
 ) -> grpc.aio.Channel:
     """A channel to `target` (host:port, dns:///..., xds:///...); nothing connects before the first call.
 
-    With `tls` both sides show certificates: the server must be `service` ("match") of the scope of our own, and calls
-    bear `token` (a JWT) where one is given. Certificates that are renewed in their files take effect by themselves.
-    Raises mesh.tls.TlsError for files that are not an identity, ValueError for a token that would travel in the clear.
+    With `tls` both sides show certificates: the server must be `service` ("match") of the scope of our own. Calls bear
+    `token` (a JWT) where one is given. Certificates that are renewed in their files take effect by themselves. Raises
+    ValueError (mesh.tls.TlsError) for files that are not an identity, and for a token that would travel in the clear.
 
     A unary call without a timeout of its own gets `default_timeout` seconds, over all its attempts. A stream has no
     deadline unless given one. Until the server is there, calls wait. Close with `await channel.close()`.

@@ -63,7 +63,7 @@ class Server:
 
             authenticator = auth.Authenticator.of(settings, self._identity.current.id.trust_domain)
             self.on_stop(authenticator.close)
-            authorisation.append(auth.AuthInterceptor(authenticator, purpose=settings.purpose == "required"))
+            authorisation.append(auth.AuthInterceptor(authenticator))
         self._grpc = grpc.aio.server(
             interceptors=[*standard_interceptors.standard(*authorisation), *interceptors],
             options=[
@@ -161,7 +161,7 @@ class Server:
         self._port = self._bind()
         if settings.metrics_listen:
             try:
-                self._metrics = telemetry.MetricsServer(settings.metrics_listen)
+                self._metrics = telemetry.MetricsServer(settings.metrics_listen, healthy=lambda: self._health.serving)
             except OSError as error:
                 self._refuse("metrics_listen", settings.metrics_listen, error)
         for start in self._starters:

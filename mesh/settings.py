@@ -141,8 +141,6 @@ class ServerSettings(BaseSettings):
     """The claim with a person's roles, dots leading inwards: `realm_access.roles`."""
     jwt_stores_claim: Annotated[str, Field(min_length=1)] = "stores"
     """The claim with the ids of a person's stores, `*` for all; dots as for roles."""
-    purpose: Literal["optional", "required"] = "optional"
-    """required: searches, exports and erasures must say what they are for, in the call's metadata `purpose`."""
 
     @property
     def tls(self) -> TlsFiles | None:

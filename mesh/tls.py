@@ -18,10 +18,12 @@ import structlog
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from prometheus_client import Gauge
 
 from mesh.settings import TlsFiles
 
 _log = structlog.get_logger(__name__)
+_NOT_AFTER: Final = Gauge("poi_tls_certificate_not_after_seconds", "When our certificate ends, since the epoch.")
 
 WHOLE_MESH: Final = "mesh"
 """The scope of what serves all stores."""
@@ -31,7 +33,7 @@ _SEGMENT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
-class TlsError(Exception):
+class TlsError(ValueError):
     """The files do not make an identity; the text says which and why."""
 
 
@@ -90,6 +92,7 @@ class Identity:
         self._files = files
         self._seen = _signature(files)
         self.current = _read(files)
+        _NOT_AFTER.set(self.current.not_after.timestamp())
 
     def refresh(self) -> Credentials | None:
         """The new credentials, if the files have changed since the last call.
@@ -108,6 +111,7 @@ class Identity:
         if fresh == self.current:
             return None
         self.current = fresh
+        _NOT_AFTER.set(fresh.not_after.timestamp())
         _log.info("certificate_renewed", id=str(fresh.id), not_after=fresh.not_after.isoformat())
         return fresh
 

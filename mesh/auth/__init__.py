@@ -10,18 +10,17 @@ interceptor.py  asks the above for every call of a server, and refuses
 """
 
 from mesh.auth.authenticator import Authenticator
-from mesh.auth.interceptor import Audit, AuthInterceptor, Decision
+from mesh.auth.interceptor import AuthInterceptor, Refusal
 from mesh.auth.policy import POLICY, Rule
 from mesh.auth.principal import ALL, Principal, Role, current
 
 __all__ = [
     "ALL",
     "POLICY",
-    "Audit",
     "AuthInterceptor",
     "Authenticator",
-    "Decision",
     "Principal",
+    "Refusal",
     "Role",
     "Rule",
     "current",

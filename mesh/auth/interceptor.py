@@ -19,19 +19,17 @@ from mesh.auth.principal import Principal, _current
 from mesh.auth.requests import Requests
 from mesh.auth.tokens import LEEWAY_SECONDS
 from mesh.errors import MeshError, PermissionDenied, Unauthenticated
-from mesh.interceptors.base import Behaviour, Interceptor, Rpc, status_name
+from mesh.interceptors.base import Behaviour, Interceptor, Rpc
 
 _log = structlog.get_logger(__name__)
 _REFUSED: Final = Counter(
     "poi_auth_refused_total", "Calls that were refused.", ("grpc_service", "grpc_method", "reason")
 )
-_PURPOSE: Final = "purpose"
-_MAX_PURPOSE: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
-    """What is to be recorded of a call: of every one that was refused, and of those whose row is `audited`."""
+class Refusal:
+    """A call that was not let through."""
 
     principal: Principal | None
     """None where it could not be found out."""
@@ -39,16 +37,12 @@ class Decision:
     """poi.v1.AlertService/GetAlert"""
     resource: str
     """The name that the request's row points at (of a stream, its first message's); "" where unknown."""
-    result: str
-    """The name of the status it ended with: OK, PERMISSION_DENIED, NOT_FOUND, ..."""
-    reason: str
-    """Why it was refused; "" where it was not."""
-    purpose: str
+    error: MeshError
     peer: str
 
 
-Audit = Callable[[Decision], Awaitable[None]]
-"""Records a decision. What it raises is what the caller is told."""
+Told = Callable[[Refusal], Awaitable[None]]
+"""Is told of a refusal before the caller is. What it raises is what the caller is told."""
 
 
 class AuthInterceptor(Interceptor):
@@ -59,13 +53,11 @@ class AuthInterceptor(Interceptor):
         authenticator: Authenticator,
         policy: Mapping[str, Rule] = POLICY,
         *,
-        purpose: bool = False,
-        audit: Audit | None = None,
+        on_refusal: Told | None = None,
     ) -> None:
-        """`purpose`: whether the rows that need one insist on it. `audit` is told what there is to record."""
-        self._authenticator = authenticator
+        """`on_refusal` keeps a record of what was refused."""
+        self._authenticator, self._on_refusal = authenticator, on_refusal
         self._methods = {method: (rule, Requests(rule)) for method, rule in policy.items()}
-        self._purpose, self._audit = purpose, audit
 
     def wrap(self, rpc: Rpc, behaviour: Behaviour) -> Behaviour:
         """Check the caller, then each message."""
@@ -74,19 +66,19 @@ class AuthInterceptor(Interceptor):
         streams = rpc.request_streaming or rpc.response_streaming
 
         async def run(request: Any, context: Any) -> Any:
-            call = _Call(context)
-            error: BaseException | None = None
+            call = _Call()
             try:
                 with call.deciding():
                     principal = call.principal = await self._authenticator.principal(context)
                     if row is None:
                         raise PermissionDenied("nobody may call this", reason="NO_POLICY")
                     rule, requests = row
-                    self._permit(principal, rule, call)
+                    if not rpc.request_streaming:
+                        call.resource = requests.name(request)
+                    _permit(principal, rule)
                 passed, reading = request, context
                 if requests.needed(principal):
-                    call.look = requests
-                    call.vet = requests.vetting(principal)
+                    call.look, call.vet = requests, requests.vetting(principal)
                     if rpc.request_streaming:
                         passed, reading = call.checked(request), _CheckedReads(context, call)
                     else:
@@ -98,38 +90,30 @@ class AuthInterceptor(Interceptor):
                     return await behaviour(passed, reading)
                 finally:
                     _current.reset(token)
-            except BaseException as raised:
-                error = raised
-                raise
             finally:
                 if call.refused is not None:
-                    _report(rpc, call, call.refused)
-                if self._audit is not None and (call.refused is not None or (row is not None and row[0].audited)):
-                    await self._audit(call.decision(method, error))
+                    refusal = Refusal(call.principal, method, call.resource, call.refused, context.peer())
+                    _report(rpc, refusal)
+                    if self._on_refusal is not None:
+                        await self._on_refusal(refusal)
 
         return run
 
-    def _permit(self, principal: Principal, rule: Rule, call: _Call) -> None:
-        if rule.anyone:
-            return
-        if principal.service not in rule.services and not principal.roles & rule.roles:
-            raise PermissionDenied("you may not do this", reason="ROLE_MISSING" if principal.roles else "NO_ROLE")
-        if rule.purpose and self._purpose and principal.kind != "service" and not call.purpose:
-            raise PermissionDenied("say what it is for, in the metadata `purpose`", reason="PURPOSE_REQUIRED")
+
+def _permit(principal: Principal, rule: Rule) -> None:
+    if not rule.anyone and principal.service not in rule.services and not principal.roles & rule.roles:
+        raise PermissionDenied("you may not do this", reason="ROLE_MISSING" if principal.roles else "NO_ROLE")
 
 
 class _Call:
     """What is known of a call."""
 
-    def __init__(self, context: Any) -> None:
-        self._context = context
+    def __init__(self) -> None:
         self.principal: Principal | None = None
         self.refused: MeshError | None = None
-        self.look: Requests | None = None
+        self.resource = ""
+        self.look: Requests
         self.vet: Callable[[Any], None]
-        self._resource = ""
-        said = next((value for key, value in context.invocation_metadata() or () if key == _PURPOSE), "")
-        self.purpose = str(said).strip()[:_MAX_PURPOSE]
 
     @contextmanager
     def deciding(self) -> Iterator[None]:
@@ -142,38 +126,20 @@ class _Call:
 
     def check(self, message: Any) -> None:
         """Raises what the policy says against a message."""
-        if not self._resource and self.look is not None:
-            self._resource = self.look.name(message)
         with self.deciding():
             self.vet(message)
 
     async def checked(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         """The messages, each of them checked."""
-        vet, first = self.vet, True
+        vet = self.vet
         try:
-            async for message in requests:
-                if first:  # the rest goes without what a single message can afford
-                    self.check(message)
-                    first = False
-                else:
-                    vet(message)
+            async for message in requests:  # the less in here the better: it is done for every message
+                self.resource = self.resource or self.look.name(message)
+                vet(message)
                 yield message
         except MeshError as error:
             self.refused = error
             raise
-
-    def decision(self, method: str, error: BaseException | None) -> Decision:
-        """What to record of it, when it has ended with `error`."""
-        result = error.code.name if isinstance(error, MeshError) else status_name(self._context, error)
-        return Decision(
-            self.principal,
-            method,
-            self._resource,
-            result,
-            self.refused.reason if self.refused is not None else "",
-            self.purpose,
-            self._context.peer(),
-        )
 
 
 class _CheckedReads:
@@ -186,9 +152,10 @@ class _CheckedReads:
         return getattr(self._context, name)
 
     async def read(self) -> Any:
-        message = await self._context.read()
+        message, call = await self._context.read(), self._call
         if message is not grpc.aio.EOF:
-            self._call.check(message)
+            call.resource = call.resource or call.look.name(message)
+            call.check(message)
         return message
 
 
@@ -203,9 +170,9 @@ async def _until(expires: float, work: Awaitable[Any]) -> Any:
         raise
 
 
-def _report(rpc: Rpc, call: _Call, error: MeshError) -> None:
-    _REFUSED.labels(rpc.service, rpc.method, error.reason).inc()
-    who = call.principal
+def _report(rpc: Rpc, refusal: Refusal) -> None:
+    reason, who = refusal.error.reason, refusal.principal
+    _REFUSED.labels(rpc.service, rpc.method, reason).inc()
     # A subject may be a person's name: the token's id leads to it.
-    caller = "" if who is None else who.name if not who.token_id else f"token {who.token_id}"
-    _log.warning("refused", rpc_service=rpc.service, rpc_method=rpc.method, reason=error.reason, caller=caller)
+    caller = "" if who is None else who.name if who.name.startswith("spiffe://") else f"token {who.token_id}"
+    _log.warning("refused", rpc_service=rpc.service, rpc_method=rpc.method, reason=reason, caller=caller)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -86,9 +86,16 @@ class UrlKeys:
     A token with a key that is not known makes it ask at once, but not more often than every 30 s.
     """
 
-    def __init__(self, *, url: str = "", issuer: str = "", client: httpx.AsyncClient | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        url: str = "",
+        issuer: str = "",
+        client: httpx.AsyncClient | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """At `url`, else where the OIDC document of `issuer` says. Raises ValueError for an address without TLS."""
-        self._url, self._issuer = url, issuer
+        self._url, self._issuer, self._clock = url, issuer, clock
         check_url(url or issuer)
         self._client = client or httpx.AsyncClient(timeout=_TIMEOUT_SECONDS, follow_redirects=False)
         self._keys: Mapping[str, jwt.PyJWK] | None = None
@@ -102,7 +109,7 @@ class UrlKeys:
 
     async def find(self, key_id: str) -> jwt.PyJWK | None:
         """The key of this id."""
-        now = time.monotonic()
+        now = self._clock()
         unknown = self._keys is None or key_id not in self._keys
         if (unknown or now - self._read_at > _FRESH_SECONDS) and now - self._asked_at > _RETRY_SECONDS:
             self._asked_at = now
@@ -128,7 +135,7 @@ class UrlKeys:
         except (httpx.HTTPError, ValueError) as error:
             _log.warning("jwks_not_usable", issuer=self._issuer or self._url, why=str(error) or type(error).__name__)
             return
-        self._read_at = time.monotonic()
+        self._read_at = self._clock()
         if self._keys is None or keys.keys() != self._keys.keys():
             self._version += 1
         self._keys = keys

@@ -1,7 +1,7 @@
 """Who may call what: one row for every method of every service, and nobody may call a method without one.
 
 A row says which services and which roles may call, which field of the request names the store (others may name one
-too: each must be of the caller's stores), who acts, whether the call is audited, and whether it needs a purpose.
+too: each must be of the caller's stores), and which field says who acts.
 """
 
 from __future__ import annotations
@@ -32,10 +32,6 @@ class Rule:
     """The field that says who acts: the token's subject. Filled in where empty, refused where it says another."""
     actor_default: str = ""
     """A field that says who acted and may say another (a roster of decisions made elsewhere); filled in where empty."""
-    audited: bool = False
-    """A read or change of biometric data, or of what decides about it."""
-    purpose: bool = False
-    """Needs a `purpose` in the call's metadata, where the settings say so."""
     reserved: tuple[tuple[str, object], ...] = ()
     """(field, value) that only services may ask for."""
     anyone: bool = False
@@ -48,13 +44,11 @@ def _rule(
     more: tuple[str, ...] = (),
     actor: str = "",
     actor_default: str = "",
-    audited: bool = False,
-    purpose: bool = False,
     reserved: tuple[tuple[str, object], ...] = (),
 ) -> Rule:
     roles = frozenset(one for one in who if isinstance(one, Role))
     services = frozenset(one for one in who if not isinstance(one, Role))
-    return Rule(services, roles, store, more, actor, actor_default, audited, purpose, reserved)
+    return Rule(services, roles, store, more, actor, actor_default, reserved)
 
 
 _EVERYBODY: Final = (OPERATOR, ANALYST, ENROLLER, ADMIN, AUDITOR)
@@ -68,31 +62,29 @@ _ALERT: Final = {
     "StreamAlerts": _rule(OPERATOR, ANALYST, more=_FILTERS),
     "ListAlerts": _rule(OPERATOR, ANALYST, AUDITOR, more=_FILTERS),
     "GetAlert": _rule(OPERATOR, ANALYST, AUDITOR, store="name"),
-    "AcknowledgeAlert": _rule(OPERATOR, store="name", actor="actor", audited=True),
-    "ConfirmAlert": _rule(OPERATOR, store="name", actor="actor", audited=True),
-    "RejectAlert": _rule(OPERATOR, store="name", actor="actor", audited=True),
-    "ResolveAlert": _rule(OPERATOR, store="name", actor="actor", audited=True),
-    # Its request has a purpose of its own, which the contract requires.
-    "ExportAlert": _rule(ANALYST, store="name", actor="actor", audited=True),
+    "AcknowledgeAlert": _rule(OPERATOR, store="name", actor="actor"),
+    "ConfirmAlert": _rule(OPERATOR, store="name", actor="actor"),
+    "RejectAlert": _rule(OPERATOR, store="name", actor="actor"),
+    "ResolveAlert": _rule(OPERATOR, store="name", actor="actor"),
+    "ExportAlert": _rule(ANALYST, store="name", actor="actor"),
     "SummarizeAlerts": _rule(OPERATOR, ANALYST, AUDITOR),
     "GetAlertSettings": _rule(*_EVERYBODY, store="name"),
     "UpdateAlertSettings": _rule(
         ADMIN,
         store="alert_settings.name",
         more=tuple(f"alert_settings.suppression_rules.{each}" for each in _FILTERS),
-        audited=True,
     ),
 }
 
 _DELIVERY: Final = {
-    "CreateTarget": _rule(ADMIN, more=("target.name", *_TARGET), audited=True),
+    "CreateTarget": _rule(ADMIN, more=("target.name", *_TARGET)),
     "GetTarget": _rule(ADMIN, AUDITOR, store="name"),
     "ListTargets": _rule(ADMIN, AUDITOR),
-    "UpdateTarget": _rule(ADMIN, store="target.name", more=_TARGET, audited=True),
-    "DeleteTarget": _rule(ADMIN, store="name", audited=True),
+    "UpdateTarget": _rule(ADMIN, store="target.name", more=_TARGET),
+    "DeleteTarget": _rule(ADMIN, store="name"),
     "TestTarget": _rule(ADMIN, store="name"),
     "ListDeliveries": _rule(ADMIN, AUDITOR, more=("alert",)),
-    "ReplayDeliveries": _rule(ADMIN, more=("deliveries",), audited=True),
+    "ReplayDeliveries": _rule(ADMIN, more=("deliveries",)),
 }
 
 _EMBEDDING: Final = {
@@ -103,7 +95,7 @@ _EMBEDDING: Final = {
 
 _FEEDBACK: Final = {
     "ReportMatch": _rule(
-        OPERATOR, ANALYST, more=("appearance", "poi", "camera", "match.poi"), actor="actor", audited=True
+        OPERATOR, ANALYST, more=("appearance", "poi", "camera", "match.poi"), actor="actor"
     ),
     "ListMatchReports": _rule(OPERATOR, ANALYST, AUDITOR, more=("pois",)),
     "SuggestThreshold": _rule(ANALYST, ADMIN, more=("watchlist", "poi", "cameras")),
@@ -112,10 +104,10 @@ _FEEDBACK: Final = {
 _HISTORY: Final = {
     # Cameras and appearances of a batch are checked against its store by the service itself.
     "AppendDetections": _rule("ingest", "alert"),
-    "SearchAppearances": _rule(ANALYST, more=_QUERY, audited=True, purpose=True),
-    "GetJourney": _rule(ANALYST, more=("query.poi", "query.appearance"), audited=True, purpose=True),
-    "ListAppearances": _rule(ANALYST, more=("cameras",), audited=True),
-    "GetAppearance": _rule("alert", OPERATOR, ANALYST, store="name", audited=True),
+    "SearchAppearances": _rule(ANALYST, more=_QUERY),
+    "GetJourney": _rule(ANALYST, more=("query.poi", "query.appearance")),
+    "ListAppearances": _rule(ANALYST, more=("cameras",)),
+    "GetAppearance": _rule("alert", OPERATOR, ANALYST, store="name"),
     "EraseAppearances": _rule(
         ADMIN,
         more=(
@@ -124,11 +116,9 @@ _HISTORY: Final = {
             "selection.query.appearance",
             "selection.cameras",
         ),
-        audited=True,
-        purpose=True,
     ),
     "GetErasure": _rule(ADMIN, AUDITOR, store="name"),
-    "GetFrame": _rule("alert", OPERATOR, ANALYST, store="name", audited=True),
+    "GetFrame": _rule("alert", OPERATOR, ANALYST, store="name"),
 }
 
 _INGEST: Final = {
@@ -138,21 +128,20 @@ _INGEST: Final = {
 }
 
 _MATCH: Final = {
-    "MatchFaces": _rule(ANALYST, ENROLLER, audited=True, purpose=True),
+    "MatchFaces": _rule(ANALYST, ENROLLER),
     "MatchDetections": _rule("ingest"),
     "GetGalleryStatus": _rule(*_EVERYBODY, store="name"),
     "GetMatchSettings": _rule(*_EVERYBODY, store="name"),
-    "UpdateMatchSettings": _rule(ADMIN, store="match_settings.name", audited=True),
+    "UpdateMatchSettings": _rule(ADMIN, store="match_settings.name"),
 }
 
 _POI: Final = {
-    "CreatePoi": _rule(ENROLLER, more=("poi.name", "poi.watchlists"), actor="poi.enrolled_by", audited=True),
+    "CreatePoi": _rule(ENROLLER, more=("poi.name", "poi.watchlists"), actor="poi.enrolled_by"),
     "ImportPois": _rule(
         ENROLLER,
         store="request.parent",
         more=("request.poi.name", "request.poi.watchlists"),
         actor_default="request.poi.enrolled_by",
-        audited=True,
     ),
     # The full view holds embeddings, for history to search by: no person needs them.
     "GetPoi": _rule(
@@ -162,14 +151,13 @@ _POI: Final = {
         ENROLLER,
         store="name",
         reserved=(("view", poi_pb2.POI_VIEW_FULL),),
-        audited=True,
     ),
     "ListPois": _rule(OPERATOR, ANALYST, ENROLLER),
-    "UpdatePoi": _rule(ENROLLER, store="poi.name", more=("poi.watchlists",), audited=True),
-    "DeletePoi": _rule(ENROLLER, ADMIN, store="name", audited=True),
-    "AddReference": _rule(ENROLLER, store="poi", audited=True),
-    "DeleteReference": _rule(ENROLLER, ADMIN, store="name", audited=True),
-    "GetReferenceImage": _rule("alert", OPERATOR, ANALYST, ENROLLER, store="name", audited=True),
+    "UpdatePoi": _rule(ENROLLER, store="poi.name", more=("poi.watchlists",)),
+    "DeletePoi": _rule(ENROLLER, ADMIN, store="name"),
+    "AddReference": _rule(ENROLLER, store="poi"),
+    "DeleteReference": _rule(ENROLLER, ADMIN, store="name"),
+    "GetReferenceImage": _rule("alert", OPERATOR, ANALYST, ENROLLER, store="name"),
 }
 
 _REGION: Final = {
@@ -181,7 +169,7 @@ _REGION: Final = {
 
 _WATCHLIST: Final = {
     "CreateWatchlist": _rule(
-        ENROLLER, ADMIN, more=("watchlist.name", "watchlist.cameras", "watchlist.overrides.cameras"), audited=True
+        ENROLLER, ADMIN, more=("watchlist.name", "watchlist.cameras", "watchlist.overrides.cameras")
     ),
     "GetWatchlist": _rule(*_EVERYBODY, store="name"),
     "ListWatchlists": _rule(*_EVERYBODY),
@@ -190,9 +178,8 @@ _WATCHLIST: Final = {
         ADMIN,
         store="watchlist.name",
         more=("watchlist.cameras", "watchlist.overrides.cameras"),
-        audited=True,
     ),
-    "DeleteWatchlist": _rule(ADMIN, store="name", audited=True),
+    "DeleteWatchlist": _rule(ADMIN, store="name"),
 }
 
 _SERVICES: Final = {

@@ -29,7 +29,7 @@ class Requests:
     def needed(self, principal: Principal) -> bool:
         """Whether there is anything to check or fill in for this caller."""
         rule = self._rule
-        if principal.kind == "service" and principal.stores is ALL and not rule.audited:
+        if principal.kind == "service" and principal.stores is ALL:
             return False  # the hot streams of a mesh for all stores: nothing to do for any message
         return bool(rule.store)
 
