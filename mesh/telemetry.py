@@ -74,7 +74,7 @@ def configure(level: str, log_format: str, service: str) -> None:
 
 
 class MetricsServer:
-    """Serves `/metrics` of this process from a thread of its own, and `/health` for probes that speak no gRPC or TLS."""
+    """Serves `/metrics` of this process from a thread of its own, and `/health` for probes that know HTTP only."""
 
     def __init__(
         self,

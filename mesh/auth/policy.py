@@ -94,9 +94,7 @@ _EMBEDDING: Final = {
 }
 
 _FEEDBACK: Final = {
-    "ReportMatch": _rule(
-        OPERATOR, ANALYST, more=("appearance", "poi", "camera", "match.poi"), actor="actor"
-    ),
+    "ReportMatch": _rule(OPERATOR, ANALYST, more=("appearance", "poi", "camera", "match.poi"), actor="actor"),
     "ListMatchReports": _rule(OPERATOR, ANALYST, AUDITOR, more=("pois",)),
     "SuggestThreshold": _rule(ANALYST, ADMIN, more=("watchlist", "poi", "cameras")),
 }
