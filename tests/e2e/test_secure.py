@@ -12,9 +12,8 @@ from typing import Any
 
 import grpc
 import pytest
-from click.testing import Result
 from poi.v1 import alert_pb2, alert_pb2_grpc, common_pb2, history_pb2, history_pb2_grpc, match_pb2, match_pb2_grpc
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from clients.cli.__main__ import app
 from clients.replay import CameraTraffic, Publisher, Replay
