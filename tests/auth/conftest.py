@@ -10,7 +10,7 @@ from mesh.auth import Role
 from mesh.pki import Authority
 from mesh.server import Server
 from mesh.token import Accounts
-from tests.auth.support import DAY, Clients, Servicer, serving
+from tests.auth.support import DAY, Clients, Servicer, a_servicer, serving
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def accounts(tmp_path: Path) -> Accounts:
 
 @pytest.fixture
 def servicer() -> Servicer:
-    return Servicer()
+    return a_servicer()
 
 
 @pytest.fixture

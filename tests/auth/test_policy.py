@@ -116,7 +116,8 @@ def test_what_says_who_acts_is_bound_to_the_token() -> None:
 def field_at(kind: Descriptor, path: str) -> Any:
     first, _, rest = path.partition(".")
     field = kind.fields_by_name[first]
-    return field_at(field.message_type, rest) if rest else field
+    assert not rest or field.message_type is not None
+    return field_at(field.message_type, rest) if field.message_type is not None and rest else field
 
 
 def name_fields(kind: Descriptor, prefix: str = "", seen: tuple[str, ...] = ()) -> Iterator[str]:
@@ -129,6 +130,7 @@ def name_fields(kind: Descriptor, prefix: str = "", seen: tuple[str, ...] = ()) 
             if field.message_type.full_name.startswith("poi.v1.") and field.message_type.full_name not in seen:
                 yield from name_fields(field.message_type, f"{path}.", (*seen, field.message_type.full_name))
         elif field.type == field.TYPE_STRING:
-            reference = field.GetOptions().Extensions[resource_pb2.resource_reference]
+            options: Any = field.GetOptions()
+            reference = options.Extensions[resource_pb2.resource_reference]
             if reference.type or reference.child_type or field.name in NAMES:
                 yield path

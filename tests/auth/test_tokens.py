@@ -71,7 +71,7 @@ async def test_a_providers_token_says_roles_and_stores(tokens: Tokens, sign: Cal
 
     assert (principal.kind, principal.name, principal.token_id) == ("person", "user-1", "t1")
     assert principal.roles == {Role.OPERATOR}
-    assert principal.stores == {"s1", "s2"}
+    assert principal.stores == frozenset({"s1", "s2"})
 
 
 async def test_a_local_account_is_taken_beside_it(accounts: Accounts) -> None:

@@ -61,7 +61,7 @@ async def test_the_demos_steps_each_in_its_role(secure: Mesh) -> None:
     async with asyncio.timeout(60), Steps(secure, STORE) as steps:
         await steps.enrol(ANN)
         alerts = steps.alerts(replay, listening)
-        first = asyncio.ensure_future(anext(alerts))
+        first = asyncio.ensure_future(anext(aiter(alerts)))
         await listening.wait()
         await steps.cameras_are_heard()
         await asyncio.to_thread(publisher.connect)
@@ -73,7 +73,6 @@ async def test_the_demos_steps_each_in_its_role(secure: Mesh) -> None:
         found = await steps.search(ANN, None)
         way = await steps.journey(ANN, None)
         await steps.visits()
-        await alerts.aclose()
 
     assert acknowledged.acknowledgement.actor == "dana"
     assert [hit.appearance.name for hit in found.hits] == [alert.appearance]

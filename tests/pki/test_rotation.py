@@ -16,7 +16,7 @@ from mesh import channels
 from mesh.pki import Authority
 from mesh.rotating import RotatingChannel
 from mesh.server import Server
-from tests.auth.support import Servicer, serving
+from tests.auth.support import a_servicer, serving
 
 DAY = timedelta(days=1)
 LOOK = 0.05
@@ -25,13 +25,14 @@ LOOK = 0.05
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are looked at many times a second."""
-    monkeypatch.setitem(RotatingChannel.__init__.__kwdefaults__, "look_seconds", LOOK)
-    monkeypatch.setitem(RotatingChannel.__init__.__kwdefaults__, "lost_seconds", 0.3)
+    defaults: Any = RotatingChannel.__init__.__kwdefaults__
+    monkeypatch.setitem(defaults, "look_seconds", LOOK)
+    monkeypatch.setitem(defaults, "lost_seconds", 0.3)
 
 
 @pytest.fixture
 async def server(pki: Authority) -> AsyncIterator[Server]:
-    async with serving(pki.issue("match", "s1", DAY).files, None, Servicer()) as running:
+    async with serving(pki.issue("match", "s1", DAY).files, None, a_servicer()) as running:
         yield running
 
 
