@@ -99,21 +99,20 @@ class UrlKeys:
         check_url(url or issuer)
         self._client = client or httpx.AsyncClient(timeout=_TIMEOUT_SECONDS, follow_redirects=False)
         self._keys: Mapping[str, jwt.PyJWK] | None = None
+        self._content = b""
         self._read_at = self._asked_at = float("-inf")
         self._version = 0
         self._asking: asyncio.Task[None] | None = None
 
     def version(self) -> int:
-        """Changes when other keys have come."""
+        """Changes when other keys have come. Asks for them in the background, when it is time to."""
+        self._ask_if(self._clock() - self._read_at > _FRESH_SECONDS)
         return self._version
 
     async def find(self, key_id: str) -> jwt.PyJWK | None:
         """The key of this id."""
-        now = self._clock()
         unknown = self._keys is None or key_id not in self._keys
-        if (unknown or now - self._read_at > _FRESH_SECONDS) and now - self._asked_at > _RETRY_SECONDS:
-            self._asked_at = now
-            self._asking = asyncio.create_task(self._ask())
+        self._ask_if(unknown or self._clock() - self._read_at > _FRESH_SECONDS)
         if unknown and self._asking is not None:
             await asyncio.shield(self._asking)
         if self._keys is None:
@@ -128,17 +127,23 @@ class UrlKeys:
             self._asking.cancel()
         await self._client.aclose()
 
+    def _ask_if(self, due: bool) -> None:
+        now = self._clock()
+        if due and now - self._asked_at > _RETRY_SECONDS:
+            self._asked_at = now
+            self._asking = asyncio.create_task(self._ask())
+
     async def _ask(self) -> None:
         try:
-            url = self._url or await self._discover()
-            keys = parse(await self._get(url))
+            content = await self._get(self._url or await self._discover())
+            keys = parse(content)
         except (httpx.HTTPError, ValueError) as error:
             _log.warning("jwks_not_usable", issuer=self._issuer or self._url, why=str(error) or type(error).__name__)
             return
         self._read_at = self._clock()
-        if self._keys is None or keys.keys() != self._keys.keys():
+        if content != self._content:
             self._version += 1
-        self._keys = keys
+        self._keys, self._content = keys, content
 
     async def _discover(self) -> str:
         document = orjson.loads(await self._get(f"{self._issuer.rstrip('/')}/.well-known/openid-configuration"))

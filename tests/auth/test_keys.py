@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import pytest
 
 from mesh.auth import Role
 from mesh.auth.keys import FileKeys, UrlKeys, keys_of
-from mesh.errors import Unavailable
+from mesh.auth.tokens import LOCAL_ISSUER, Tokens
+from mesh.errors import Unauthenticated, Unavailable
 from mesh.token import Accounts
 
 ISSUER = "https://login.example.com"
@@ -119,6 +121,29 @@ async def test_keys_that_were_read_stay_good_while_the_provider_is_away(provider
     provider.down = True
     now += 3600
     assert await source.find(key_id(accounts)) is not None
+    await source.close()
+
+
+async def test_a_key_that_the_provider_withdrew_ends_tokens_that_were_checked(
+    provider: Provider, accounts: Accounts
+) -> None:
+    """Though nothing asks for a key any more: who was let in is remembered."""
+    now = 1000.0
+    source = UrlKeys(url=f"{ISSUER}/keys", client=provider.client, clock=lambda: now)
+    tokens = Tokens({LOCAL_ISSUER: source})
+    token = accounts.issue("alex", {Role.ADMIN}, {"s1"}, timedelta(hours=1))
+    await tokens.principal(token)
+
+    accounts.add_key()
+    accounts.drop_old()
+    now += 601
+    await tokens.principal(token)  # asks, and does not wait
+    async with asyncio.timeout(5):
+        while source.version() == 1:  # noqa: ASYNC110  # it asks in the background
+            await asyncio.sleep(0)
+
+    with pytest.raises(Unauthenticated):
+        await tokens.principal(token)
     await source.close()
 
 
