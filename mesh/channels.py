@@ -86,14 +86,12 @@ def connect(
 
     def make(credentials: Credentials) -> grpc.aio.Channel:
         ours = grpc.ssl_channel_credentials(credentials.ca, credentials.key, credentials.certificate)
-        if token:
-            ours = grpc.composite_channel_credentials(ours, grpc.access_token_call_credentials(token))
         name = credentials.id.neighbour(service).server_name
         return grpc.aio.secure_channel(
             target, ours, options=[*options, ("grpc.ssl_target_name_override", name)], interceptors=interceptors
         )
 
-    return RotatingChannel(Identity(tls), make)
+    return RotatingChannel(Identity(tls), make, metadata=[("authorization", f"Bearer {token}")] if token else [])
 
 
 def to_service(settings: ServerSettings, service: str) -> grpc.aio.Channel:

@@ -7,7 +7,7 @@ them; every new call goes over the new one, with stubs that were made before too
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -22,17 +22,22 @@ _LOST_SECONDS: Final = 10.0
 
 
 class RotatingChannel(grpc.aio.Channel):
-    """The channel that `make` gives for the credentials of the moment. To be made inside the event loop."""
+    """The channel that `make` gives for the credentials of the moment. To be made inside the event loop.
+
+    Every call bears `metadata`: a token, say. (gRPC's own call credentials cost 0.2 ms a call in Python: a thread.)
+    """
 
     def __init__(
         self,
         identity: Identity,
         make: Callable[[Credentials], grpc.aio.Channel],
         *,
+        metadata: Sequence[tuple[str, str]] = (),
         look_seconds: float = _LOOK_SECONDS,
         lost_seconds: float = _LOST_SECONDS,
     ) -> None:
         self._identity, self._make = identity, make
+        self.metadata = tuple(metadata)
         self._look_seconds, self._lost_seconds = look_seconds, lost_seconds
         self.current = _Generation(make(identity.current))
         self._old: set[asyncio.Task[None]] = set()
@@ -151,6 +156,8 @@ class _Method:
         if generation is not self._generation:
             self._call = getattr(generation.channel, self._kind)(*self._args, **self._kwargs)
             self._generation = generation
+        if self._owner.metadata:
+            kwargs["metadata"] = [*(kwargs.get("metadata") or ()), *self._owner.metadata]
         call = self._call(*args, **kwargs)
         generation.began(call)
         return call
