@@ -114,7 +114,8 @@ async def _story(console: Console, mesh: Mesh, scene: material.Material, steps: 
     for person in scene.people:
         with console.status(f"enrolling {person.poi_id}"):
             poi, photos[person.poi_id] = await steps.enrol(person)
-        source = f"{len(poi.references)} photos" if person.photos else "an embedding"
+        photos_used = "1 photo" if len(poi.references) == 1 else f"{len(poi.references)} photos"
+        source = photos_used if person.photos else "an embedding"
         console.print(f"Enrolled {poi.display_name} ({poi.name}) from {source}.")
 
     await steps.deliver_to(receiver.url, receiver.secret)
@@ -130,7 +131,8 @@ async def _story(console: Console, mesh: Mesh, scene: material.Material, steps: 
     show.hits(console, f"Where was {wanted.display_name}? (search by {how})", found)
     way = await steps.journey(wanted, photo)
     show.journey(console, f"Which way did {wanted.display_name} go?", way)
-    show.files(console, await keep.keep(steps, f"{wanted.display_name}: cameras and zones", found.hits, way))
+    title = f"{wanted.display_name}: cameras and zones"
+    show.files(console, await keep.keep(steps, title, found.hits, way, photo))
     show.visits(console, await steps.visits())
     framed = await steps.appearances_with_frames()
     return _summary(console, scene, alerts, found.total_size, framed, delivered=delivered, pictured=len(pictures))

@@ -14,6 +14,8 @@ from demo.steps import Steps
 
 DIRECTORY: Final = Path(__file__).resolve().parents[1] / "build" / "demo"
 _TIMELINE: Final = "timeline.png"
+PHOTO: Final = "photo.jpg"
+"""That of the enrolment, to try other commands with."""
 
 
 async def keep(
@@ -21,15 +23,19 @@ async def keep(
     title: str,
     hits: Sequence[history_pb2.AppearanceHit],
     way: history_pb2.GetJourneyResponse,
+    photo: bytes | None = None,
     directory: Path = DIRECTORY,
 ) -> list[Path]:
-    """Saves the frames of all hits, and the timeline where there is one to draw; takes the place of the last run's.
+    """Saves the frames of all hits, the photo, and the timeline where there is one to draw; takes the place of the last
+    run's.
 
     Returns the files, the frames first, oldest first.
     """
     frames = {frame.name: frame for hit in hits for frame in hit.appearance.frames}
     in_order = sorted(frames.values(), key=lambda frame: (frame.capture_time.ToNanoseconds(), frame.name))
     images = {file_name(frame): await steps.frame(frame.name) for frame in in_order}
+    if photo is not None:
+        images[PHOTO] = photo
     return await asyncio.to_thread(_write, directory, title, images, in_order, way.steps)
 
 

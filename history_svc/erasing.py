@@ -55,7 +55,10 @@ class Erasing:
 
     async def plan(self, appearances: Collection[bytes]) -> Receipt:
         """What `erase` would remove; it names no erasure. Raises NotFound."""
-        erasure = await self._gather(appearances, await self._sealed_detections(appearances), "")
+        # What is being sealed goes from the book to a segment: asked in this order, nothing is between the two.
+        recent = self._book.detections_of(appearances)
+        sealed = await self._sealed_detections(appearances)
+        erasure = await self._gather(appearances, sealed | recent, "")
         return replace(erasure.receipt, id="", begun_ns=0)
 
     async def erase(self, appearances: Collection[bytes], request_id: str) -> Receipt:

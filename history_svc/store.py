@@ -321,6 +321,7 @@ class History:
             await asyncio.sleep(0)
         async with self._deciding:
             self.book.tidy()
+        self._gauge()
 
     async def _forget_frame(self, frame: Frame) -> None:
         self.book.erase((), {frame.id})

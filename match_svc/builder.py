@@ -136,7 +136,7 @@ class Builder:
             *self._limits.publish(self._usual()),
             self._policy,
             self._references,
-            len(tail) - self._tail_means,
+            min(self._references, len(tail) - self._tail_means),  # the tail has rows of persons who changed, too
             self._owners.items,
             self._starts.items,
             self._numbered,

@@ -20,9 +20,9 @@ _FOR_OTHERS = (common_pb2.ALIGNMENT_MEAN, common_pb2.ALIGNMENT_UNALIGNED, common
 _BYTES = DIMENSION * 4
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)  # and not frozen, which would be a tenth of the load of a large gallery
 class Person:
-    """One enrolled person: what a match says of them, and how to find their rows."""
+    """One enrolled person: what a match says of them, and how to find their rows. Not to be changed."""
 
     number: int
     """In the order in which this process learnt of persons and of their changes."""
@@ -87,16 +87,17 @@ def make(number: int, poi: poi_pb2.Poi) -> tuple[Person, list[bytes], list[bytes
             aligned.append(pair[0])
             others.append(pair[1])
             usable.append(reference)
+    name, expiry = poi.name, poi.expire_time
     person = Person(
         number,
-        poi_id=poi.name.rpartition("/")[2],
-        name=poi.name,
+        poi_id=name.rpartition("/")[2],
+        name=name,
         display_name=poi.display_name,
         severity=poi.severity,
         threshold=poi.threshold if poi.HasField("threshold") else None,
-        expires=poi.expire_time.ToNanoseconds() / 1e9 if poi.HasField("expire_time") else float("inf"),
+        expires=expiry.seconds + expiry.nanos / 1e9 if poi.HasField("expire_time") else float("inf"),
         references=tuple(references),
-        watchlists=tuple(watchlist.rpartition("/")[2] for watchlist in poi.watchlists),
+        watchlists=tuple([watchlist.rpartition("/")[2] for watchlist in poi.watchlists]),
     )
     return person, aligned, others, templates.weights(usable)
 

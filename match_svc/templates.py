@@ -26,6 +26,8 @@ def weights(references: Sequence[poi_pb2.Reference]) -> list[float]:
     One that came as an embedding was never measured: it counts as the person's measured ones do on average, so that it
     neither drowns nor vanishes among them; all count the same where none was measured.
     """
+    if len(references) == 1:
+        return [1.0]  # there is no mean to weigh it in
     measured = {at: one.quality.score for at, one in enumerate(references) if one.HasField("quality")}
     known = {at: max(score, _LEAST_WEIGHT) if 0.0 <= score <= 1.0 else _LEAST_WEIGHT for at, score in measured.items()}
     usual = sum(known.values()) / len(known) if known else 1.0

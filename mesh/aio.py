@@ -18,8 +18,19 @@ class Background:
     >>> server.on_stop(background.close)
     """
 
-    def __init__(self, *, first_backoff: float = 0.1, max_backoff: float = 5.0, steady_after: float = 10.0) -> None:
-        """Backoff in seconds doubles from first to max; it starts over when a task has run for `steady_after`."""
+    def __init__(
+        self,
+        *,
+        first_backoff: float = 0.1,
+        max_backoff: float = 5.0,
+        steady_after: float = 10.0,
+        patience: float = 2.0,
+    ) -> None:
+        """Backoff in seconds doubles from first to max; it starts over when a task has run for `steady_after`.
+
+        A task that was cancelled has `patience` seconds to end before it is cancelled again.
+        """
+        self._patience = patience
         self._first, self._max, self._steady = first_backoff, max_backoff, steady_after
         self._tasks: dict[asyncio.Task[None], str] = {}
 
@@ -37,11 +48,16 @@ class Background:
         return task
 
     async def close(self) -> None:
-        """Cancel all and wait for their ends."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """Cancel all and wait for their ends.
+
+        Who has not ended after a while is cancelled again: a library may swallow a cancellation, as `wait_for` does up
+        to Python 3.11 where its answer comes at that moment.
+        """
+        waiting = set(self._tasks)
+        while waiting:
+            for task in waiting:
+                task.cancel()
+            _, waiting = await asyncio.wait(waiting, timeout=self._patience)
 
     async def _supervise(
         self, name: str, work: Callable[[], Awaitable[None]], healthy: Callable[[bool], None] | None

@@ -18,6 +18,7 @@ from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 from poi.v1 import alert_pb2, delivery_pb2
+from redis.exceptions import RedisError
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
@@ -105,7 +106,15 @@ class WebSocketServer:
         for name, clients in self._clients.items():
             etag = targets[name].etag if name in targets else ""
             for connection in [each for each, seen in clients.items() if seen != etag]:
-                _in_background(connection.close(_CHANGED, "the target has changed: connect again"))
+                _in_background(self._send_away(connection, name, clients[connection]))
+
+    async def _send_away(self, connection: ServerConnection, name: str, seen: str) -> None:
+        # A client may have come for a target that was made, or changed, after the targets were read.
+        with contextlib.suppress(NotFound, RedisError, OSError):
+            target = await self._store.get(name)
+            if target.enabled and target.etag == seen:
+                return
+        await connection.close(_CHANGED, "the target has changed: connect again")
 
     async def test(self, message: Message, name: str) -> None:
         """Sends a message to all clients of a target that are connected here. Raises Failed where there are none."""

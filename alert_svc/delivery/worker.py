@@ -17,6 +17,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from poi.v1 import alert_pb2, delivery_pb2
 from redis.exceptions import RedisError
 
+from alert_svc.cancelling import leave_if_cancelled
 from alert_svc.delivery import lease, metrics
 from alert_svc.delivery.pace import Limits, Pace
 from alert_svc.delivery.sender import Failed, Message, Sender
@@ -75,7 +76,7 @@ class Worker:
                         # Deleted, or changed, while we waited: its next worker begins where it has to.
                         if not await self._is_current():
                             return
-                        _leave_if_cancelled()
+                        leave_if_cancelled()
                         with metrics.OWNED.track_inprogress():
                             await self._work(token)
                 except* LeaseLost:
@@ -113,7 +114,7 @@ class Worker:
         unwritten, resuming = 0, True
         async with aclosing(self._parts.log.follow(self._store_id, position)) as changes:
             async for change in changes:
-                _leave_if_cancelled()
+                leave_if_cancelled()
                 if change is not None:
                     position = change.cursor
                     alert = alert_pb2.Alert.FromString(change.snapshot)
@@ -130,7 +131,7 @@ class Worker:
 
     async def _replay(self, token: str) -> None:
         while True:
-            _leave_if_cancelled()
+            leave_if_cancelled()
             self._replays.clear()
             while cursor := await self._store.next_replay(self._name):
                 async with self._turn:
@@ -183,7 +184,7 @@ class Worker:
             pending = delivery.state == delivery_pb2.DELIVERY_STATE_PENDING
             cursor = change.cursor if advance and not pending else ""
             await self._store.settle(self._name, token, cursor, delivery, failures=self._pace.failures)
-            _leave_if_cancelled()
+            leave_if_cancelled()
             if not pending:
                 return
             await self._pace.wait(wait)
@@ -244,13 +245,6 @@ class Worker:
         delivery.state = delivery_pb2.DELIVERY_STATE_DEAD
         metrics.DEAD.labels(self._kind).inc()
         _log.warning("delivery_given_up", delivery=delivery.name, error=delivery.last_error)
-
-
-def _leave_if_cancelled() -> None:
-    """Redis's client may swallow a cancellation: Python 3.11's `wait_for` does, where its answer comes just then."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
 
 
 def _now(later: float = 0.0) -> Timestamp:

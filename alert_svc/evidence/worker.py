@@ -17,6 +17,7 @@ import structlog
 from poi.v1 import alert_pb2, poi_pb2
 from redis.exceptions import RedisError
 
+from alert_svc.cancelling import leave_if_cancelled
 from alert_svc.delivery import lease
 from alert_svc.delivery.store import LeaseLost
 from alert_svc.evidence import metrics, picture
@@ -72,6 +73,7 @@ class PictureMaker:
         while True:
             try:
                 async with lease.held(self._waiting.redis, self._waiting.owner, self._lease_seconds) as token:
+                    leave_if_cancelled()
                     self._since = time.time()
                     self._busy.clear()
                     async with asyncio.TaskGroup() as group:
@@ -90,7 +92,7 @@ class PictureMaker:
     async def _follow(self, token: str) -> None:
         cursor = await self._waiting.cursor()
         while True:
-            _leave_if_cancelled()
+            leave_if_cancelled()
             after = await self._waiting.take(token, cursor, _FIRST_SECONDS)
             if after != cursor:
                 self._changed.set()
@@ -99,7 +101,7 @@ class PictureMaker:
     async def _look_after(self) -> None:
         async with asyncio.TaskGroup() as group:
             while True:
-                _leave_if_cancelled()
+                leave_if_cancelled()
                 self._changed.clear()
                 pause: float | None = None
                 for alert_id, due in await self._waiting.next(2 * _SLOTS):
@@ -135,7 +137,7 @@ class PictureMaker:
             # A fault of ours with this alert: it must neither end the pictures of others nor go unseen.
             _log.exception("evidence_broke", alert=name)
             self._give_up(name, "BROKEN")
-        _leave_if_cancelled()
+        leave_if_cancelled()
         if again is None:
             await self._waiting.done(alert_id)
         else:
@@ -193,10 +195,3 @@ class PictureMaker:
     def _give_up(self, name: str, reason: str) -> None:
         metrics.GIVEN_UP.inc()
         _log.warning("evidence_given_up", alert=name, reason=reason)
-
-
-def _leave_if_cancelled() -> None:
-    """Redis's client may swallow a cancellation: Python 3.11's `wait_for` does, where its answer comes just then."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError

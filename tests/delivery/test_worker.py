@@ -8,16 +8,18 @@ from contextlib import suppress
 
 import pytest
 from poi.v1 import delivery_pb2
+from websockets.asyncio.client import connect
 
 from alert_svc.alerts import new_alert
 from alert_svc.delivery import lease
 from alert_svc.delivery.pace import Limits, Pace
 from alert_svc.delivery.sender import Message
 from alert_svc.delivery.store import LeaseLost, TargetStore, cursor_of, delivery_id, just_before, owner_key
+from alert_svc.delivery.websocket import WebSocketServer
 from alert_svc.delivery.worker import Parts, Worker
 from alert_svc.log import AlertLog, now
 from mesh import redis
-from mesh.local import Redis
+from mesh.local import Redis, free_port
 from tests.alert_svc.support import candidate
 
 
@@ -147,3 +149,27 @@ def test_pauses_grow_up_to_the_breakers_and_honour_what_the_target_asks() -> Non
         assert pace.failed(retry_after=1e9) == 3600
         pace.succeeded()
         assert pace.failed() <= 1
+
+
+async def test_a_websocket_client_that_came_after_the_targets_were_read_is_not_sent_away(
+    connection: redis.Redis, targets: TargetStore, store: str
+) -> None:
+    made = delivery_pb2.Target(
+        name=f"{store}/targets/w", enabled=True, etag="e", websocket=delivery_pb2.WebSocketTarget()
+    )
+    await targets.create(made, "0-0")
+    log, listen = AlertLog(connection, retention_days=1, heartbeat=0.2), f"127.0.0.1:{free_port()}"
+    server = WebSocketServer(listen, (), targets, Parts(targets, log, Limits(), 1.0))
+    await server.start()
+    try:
+        async with asyncio.timeout(10), connect(f"ws://{listen}/v1/{made.name}") as client:
+            await client.recv()
+            server.refresh({})  # as they were before it was made
+            for _ in range(3):
+                await client.recv()
+            await targets.delete(made)
+            server.refresh({})
+            await client.wait_closed()
+            assert client.close_code == 1012
+    finally:
+        await server.close()

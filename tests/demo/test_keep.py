@@ -77,7 +77,7 @@ async def test_frames_and_timeline_are_files_and_take_the_place_of_old_ones(mesh
         await client.append(frames=frames)
         found, way = await steps.search(WOMAN, None), await steps.journey(WOMAN, None)
 
-        saved = await keep(steps, "Woman", found.hits, way, directory)
+        saved = await keep(steps, "Woman", found.hits, way, directory=directory)
 
     assert names_in(directory) == sorted(path.name for path in saved)
     first, second, picture = saved
@@ -90,7 +90,7 @@ async def test_frames_and_timeline_are_files_and_take_the_place_of_old_ones(mesh
 async def test_nobody_found_leaves_nothing(mesh: StartMesh, directory: Path) -> None:
     running = mesh(services=["history"])
     async with Steps(running, "store-1") as steps:
-        saved = await keep(steps, "Woman", [], await steps.journey(WOMAN, None), directory)
+        saved = await keep(steps, "Woman", [], await steps.journey(WOMAN, None), directory=directory)
 
     assert saved == []
     assert names_in(directory) == []

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from clients.cli.__main__ import app
 from clients.cli.export import check
-from tests.e2e.client import Client, seconds, until
+from tests.e2e.client import Client, until
 from tests.e2e.store import Store
 from tests.e2e.story import Outcome
 
@@ -126,24 +126,3 @@ async def test_every_alert_gets_its_picture_and_can_be_exported(store: Store, ou
     assert {"alert.json", "history.json", "frame.jpg", "face.jpg", "picture.jpg"} <= inside
     with zipfile.ZipFile(out) as archive:
         assert archive.read("picture.jpg") == saved.read_bytes()
-
-
-async def test_who_left_has_an_exit_frame(store: Store, outcome: Outcome) -> None:
-    shown: list[history_pb2.Appearance] = []
-    async with Client(store.mesh, store.store) as client:
-
-        async def left() -> bool:
-            found = await client.appearances(outcome.window.interval)
-            shown[:] = [one for one in found if _exits(one)]
-            return bool(shown)  # how many have one depends on how busy the machine is: tests/e2e/test_evidence.py waits
-
-        await until(left, "exit frames are there")
-
-    for one in shown:
-        last = seconds(_exits(one)[-1].capture_time)
-        # Ingest bears half a second either way: cameras answer with the frame that they have just then.
-        assert seconds(one.start_time) - 0.501 < last < seconds(one.end_time) + 0.501
-
-
-def _exits(one: history_pb2.Appearance) -> list[history_pb2.Frame]:
-    return [frame for frame in one.frames if frame.kind == history_pb2.FRAME_KIND_EXIT]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from functools import partial
 
 from structlog.testing import capture_logs
@@ -48,3 +49,21 @@ async def test_close_ends_all() -> None:
     assert sorted(ended) == ["a", "b"]
     assert all(task.cancelled() for task in tasks)
     await background.close()
+
+
+async def test_a_task_that_loses_a_cancellation_is_cancelled_again() -> None:
+    """As redis-py does where an answer comes at that moment."""
+    background, started = Background(patience=0.01), asyncio.Event()
+
+    async def forgetful() -> None:
+        started.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await asyncio.Event().wait()
+
+    task = background.start("forgetful", forgetful)
+    await started.wait()
+    async with asyncio.timeout(5):
+        await background.close()
+
+    assert task.cancelled()
