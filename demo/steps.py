@@ -28,13 +28,16 @@ from poi.v1 import (
 
 from clients.replay import Replay
 from demo.material import Person
-from mesh import channels, errors, names
+from mesh import errors, names
+from mesh.auth import Role
 from mesh.local import Mesh
 
 _PHOTOS_A_PERSON = 3
 _PHOTOS_AT_ONCE = 10
 _ENROLLED_FOR = timedelta(days=1)
 _TARGET = "desk"
+_WHO = "demo"
+"""Who does all this: in what is recorded, and in the tokens of a mesh that asks for them."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class SeenAlert:
 
 
 class Steps:
-    """A client of a running mesh. Use as an async context manager."""
+    """A client of a running mesh, in whatever role a step needs. Use as an async context manager."""
 
     def __init__(self, mesh: Mesh, store: str) -> None:
         self._mesh = mesh
@@ -63,7 +66,9 @@ class Steps:
 
     async def cameras_are_heard(self) -> None:
         """Returns once ingest has subscribed at the broker. Raises errors.Unavailable after 30 s."""
-        stub: ingest_pb2_grpc.IngestServiceAsyncStub = ingest_pb2_grpc.IngestServiceStub(self._channel("ingest"))
+        stub: ingest_pb2_grpc.IngestServiceAsyncStub = ingest_pb2_grpc.IngestServiceStub(
+            self._channel("ingest", Role.OPERATOR)
+        )
         request = ingest_pb2.GetIngestStatusRequest(name=f"{self._parent}/ingestStatus")
         for _ in range(300):
             if (await stub.GetIngestStatus(request)).connected:
@@ -81,7 +86,7 @@ class Steps:
             images=photos,
             embeddings=person.embeddings,
         )
-        stub: poi_pb2_grpc.PoiServiceAsyncStub = poi_pb2_grpc.PoiServiceStub(self._channel("match"))
+        stub: poi_pb2_grpc.PoiServiceAsyncStub = poi_pb2_grpc.PoiServiceStub(self._channel("match", Role.ENROLLER))
         try:
             return await stub.CreatePoi(request, timeout=30), photos
         except grpc.aio.AioRpcError as error:
@@ -91,7 +96,9 @@ class Steps:
 
     async def alerts(self, replay: Replay, listening: asyncio.Event) -> AsyncIterator[SeenAlert]:
         """Alerts as they arrive. `listening` is set once none can be missed."""
-        stub: alert_pb2_grpc.AlertServiceAsyncStub = alert_pb2_grpc.AlertServiceStub(self._channel("alert"))
+        stub: alert_pb2_grpc.AlertServiceAsyncStub = alert_pb2_grpc.AlertServiceStub(
+            self._channel("alert", Role.OPERATOR)
+        )
         async for response in stub.StreamAlerts(alert_pb2.StreamAlertsRequest(parent=self._parent)):
             listening.set()
             if response.event != alert_pb2.ALERT_EVENT_RAISED:
@@ -103,7 +110,9 @@ class Steps:
 
     async def deliver_to(self, url: str, secret: str) -> None:
         """Has alerts posted to a webhook from now on, as the target `desk`."""
-        stub: delivery_pb2_grpc.DeliveryServiceAsyncStub = delivery_pb2_grpc.DeliveryServiceStub(self._channel("alert"))
+        stub: delivery_pb2_grpc.DeliveryServiceAsyncStub = delivery_pb2_grpc.DeliveryServiceStub(
+            self._channel("alert", Role.ADMIN)
+        )
         webhook = delivery_pb2.WebhookTarget(url=url, secret=secret)
         name = f"{self._parent}/targets/{_TARGET}"
         try:
@@ -116,37 +125,49 @@ class Steps:
 
     async def acknowledge(self, alert: alert_pb2.Alert, actor: str, note: str) -> alert_pb2.Alert:
         """Says that somebody looks after an alert."""
-        stub: alert_pb2_grpc.AlertServiceAsyncStub = alert_pb2_grpc.AlertServiceStub(self._channel("alert"))
+        stub: alert_pb2_grpc.AlertServiceAsyncStub = alert_pb2_grpc.AlertServiceStub(
+            self._channel("alert", Role.OPERATOR, subject=actor)
+        )
         return await stub.AcknowledgeAlert(alert_pb2.AcknowledgeAlertRequest(name=alert.name, actor=actor, note=note))
 
     async def search(self, person: Person, photo: bytes | None) -> history_pb2.SearchAppearancesResponse:
         """Where the person appeared: by photo where there is one, else by embedding."""
         request = history_pb2.SearchAppearancesRequest(parent=self._parent)
         _say_who(request, person, photo)
-        stub: history_pb2_grpc.HistoryServiceAsyncStub = history_pb2_grpc.HistoryServiceStub(self._channel("history"))
+        stub: history_pb2_grpc.HistoryServiceAsyncStub = history_pb2_grpc.HistoryServiceStub(
+            self._channel("history", Role.ANALYST)
+        )
         return await stub.SearchAppearances(request, timeout=30)
 
     async def journey(self, person: Person, photo: bytes | None) -> history_pb2.GetJourneyResponse:
         """Which way the person went."""
         request = history_pb2.GetJourneyRequest(parent=self._parent)
         _say_who(request.query, person, photo)
-        stub: history_pb2_grpc.HistoryServiceAsyncStub = history_pb2_grpc.HistoryServiceStub(self._channel("history"))
+        stub: history_pb2_grpc.HistoryServiceAsyncStub = history_pb2_grpc.HistoryServiceStub(
+            self._channel("history", Role.ANALYST)
+        )
         return await stub.GetJourney(request, timeout=30)
 
     async def frame(self, name: str) -> bytes:
         """The JPEG of an evidence frame."""
-        stub: history_pb2_grpc.HistoryServiceAsyncStub = history_pb2_grpc.HistoryServiceStub(self._channel("history"))
+        stub: history_pb2_grpc.HistoryServiceAsyncStub = history_pb2_grpc.HistoryServiceStub(
+            self._channel("history", Role.ANALYST)
+        )
         return b"".join([part.data async for part in stub.GetFrame(history_pb2.GetFrameRequest(name=name))])
 
     async def appearances_with_frames(self) -> int:
         """How many appearances have an evidence frame."""
-        stub: history_pb2_grpc.HistoryServiceAsyncStub = history_pb2_grpc.HistoryServiceStub(self._channel("history"))
+        stub: history_pb2_grpc.HistoryServiceAsyncStub = history_pb2_grpc.HistoryServiceStub(
+            self._channel("history", Role.ANALYST)
+        )
         response = await stub.ListAppearances(history_pb2.ListAppearancesRequest(parent=self._parent, page_size=1000))
         return sum(1 for appearance in response.appearances if appearance.frames)
 
     async def pictures(self, wait_seconds: float) -> list[str]:
         """The pictures of all alerts that have one (face, frame and reference), once all do or so long has passed."""
-        stub: alert_pb2_grpc.AlertServiceAsyncStub = alert_pb2_grpc.AlertServiceStub(self._channel("alert"))
+        stub: alert_pb2_grpc.AlertServiceAsyncStub = alert_pb2_grpc.AlertServiceStub(
+            self._channel("alert", Role.OPERATOR)
+        )
         deadline = asyncio.get_running_loop().time() + wait_seconds
         while True:
             page = await stub.ListAlerts(alert_pb2.ListAlertsRequest(parent=self._parent, page_size=1000))
@@ -157,13 +178,15 @@ class Steps:
 
     async def visits(self) -> list[region_pb2.Visit]:
         """All visits to zones, oldest first."""
-        stub: region_pb2_grpc.RegionServiceAsyncStub = region_pb2_grpc.RegionServiceStub(self._channel("region"))
+        stub: region_pb2_grpc.RegionServiceAsyncStub = region_pb2_grpc.RegionServiceStub(
+            self._channel("region", Role.ANALYST)
+        )
         response = await stub.ListVisits(region_pb2.ListVisitsRequest(parent=self._parent, page_size=1000))
         return sorted(response.visits, key=lambda visit: (visit.enter_time.ToNanoseconds(), visit.zone))
 
     async def _best(self, photos: tuple[bytes, ...]) -> tuple[bytes, ...]:
         """The photos with the best single face, of those that enrolment takes: asked, without enrolling anybody."""
-        stub: poi_pb2_grpc.PoiServiceAsyncStub = poi_pb2_grpc.PoiServiceStub(self._channel("match"))
+        stub: poi_pb2_grpc.PoiServiceAsyncStub = poi_pb2_grpc.PoiServiceStub(self._channel("match", Role.ENROLLER))
         rated: list[tuple[float, bytes]] = []
         for start in range(0, len(photos), _PHOTOS_AT_ONCE):
             some = photos[start : start + _PHOTOS_AT_ONCE]
@@ -177,8 +200,8 @@ class Steps:
         rated.sort(key=lambda item: item[0], reverse=True)
         return tuple(photo for _, photo in rated[:_PHOTOS_A_PERSON])
 
-    def _channel(self, service: str) -> grpc.aio.Channel:
-        channel = channels.connect(self._mesh.target(service))
+    def _channel(self, service: str, role: Role, *, subject: str = _WHO) -> grpc.aio.Channel:
+        channel = self._mesh.connect(service, role, subject=subject)
         self._channels.append(channel)
         return channel
 
@@ -192,7 +215,7 @@ def _described(name: str, severity: common_pb2.Severity.ValueType = common_pb2.S
         severity=severity,
         purpose="demonstration",
         legal_basis=poi_pb2.LEGAL_BASIS_CONSENT,
-        enrolled_by="demo",
+        enrolled_by=_WHO,
         expire_time=end,
     )
 

@@ -22,8 +22,8 @@ from history_svc.service import SERVICE, STORAGE, HistoryServicer
 from history_svc.settings import Settings
 from history_svc.store import History
 from history_svc.visits import Visits
+from mesh import channels
 from mesh.aio import Background
-from mesh.channels import connect
 from mesh.errors import MeshError
 from mesh.server import Server, run
 from mesh.settings import load, program_name, refuse
@@ -38,10 +38,7 @@ async def main() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
-    embed, match, region = (
-        connect(target, max_message_bytes=settings.max_message_bytes)
-        for target in (settings.embed_target, settings.match_target, settings.region_target)
-    )
+    embed, match, region = (channels.to_service(settings, name) for name in ("embed", "match", "region"))
     for channel in (embed, match, region):
         server.on_stop(channel.close)
     background = Background()

@@ -44,10 +44,7 @@ async def main() -> None:
     background = Background()
     parent = names.store(settings.store)
     client = redis.connect(settings.redis_url)
-    opened = {
-        name: channels.connect(getattr(settings, f"{name}_target"), max_message_bytes=settings.max_message_bytes)
-        for name in ("history", "match", "region", "alert")
-    }
+    opened = {name: channels.to_service(settings, name) for name in ("history", "match", "region", "alert")}
     history = BatchStream("history", history_pb2_grpc.HistoryServiceStub(opened["history"]).AppendDetections)
     # Of their own: a frame waits for a disk or an object store, and nobody's alert waits for a frame.
     frames = BatchStream("frames", history_pb2_grpc.HistoryServiceStub(opened["history"]).AppendDetections)

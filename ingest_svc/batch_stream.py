@@ -77,6 +77,11 @@ class BatchStream(Generic[RequestT, ResponseT]):
                 reason = error.code().name
                 if error.code() in _OUR_FAULT:
                     self._give_up_oldest(errors.from_rpc(error))
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                reason = "cancelled"  # by its channel, which has a new certificate and gave up on the old one
             self.connected = False
             _log.warning(
                 "stream_lost", stream=self._name, reason=reason, pending=len(self._pending), retry_in_seconds=backoff

@@ -44,7 +44,7 @@ def assemble(settings: MatchServerSettings) -> Server:
     server = Server(settings)
 
     redis = mesh_redis.connect(settings.redis_url)
-    embed = channels.connect(settings.embed_target, max_message_bytes=settings.max_message_bytes)
+    embed = channels.to_service(settings, "embed")
     loaded = asyncio.Event()
 
     def changed() -> None:

@@ -236,7 +236,7 @@ async def reembed(
         console.print(line, markup=False, highlight=False)
 
     redis = mesh_redis.connect(settings.redis_url)
-    embed = channels.connect(settings.embed_target, max_message_bytes=settings.max_message_bytes)
+    embed = channels.to_service(settings, "embed")
     try:
         work = Reembedding(
             redis,

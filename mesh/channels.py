@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
+
+from mesh.settings import ServerSettings, TlsFiles
+
+if TYPE_CHECKING:
+    from mesh.tls import Credentials
 
 MAX_MESSAGE_BYTES = 8 << 20
 
@@ -34,33 +39,68 @@ _SERVICE_CONFIG = json.dumps(
 
 
 def connect(
-    target: str, *, max_message_bytes: int = MAX_MESSAGE_BYTES, default_timeout: float = 5.0
+    target: str,
+    *,
+    service: str = "",
+    tls: TlsFiles | None = None,
+    token: str = "",
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
+    default_timeout: float = 5.0,
 ) -> grpc.aio.Channel:
     """A channel to `target` (host:port, dns:///..., xds:///...); nothing connects before the first call.
+
+    With `tls` both sides show certificates: the server must be `service` ("match") of the scope of our own. Calls bear
+    `token` (a JWT) where one is given. Certificates that are renewed in their files take effect by themselves. Raises
+    ValueError (mesh.tls.TlsError) for files that are not an identity, and for a token that would travel in the clear.
 
     A unary call without a timeout of its own gets `default_timeout` seconds, over all its attempts. A stream has no
     deadline unless given one. Until the server is there, calls wait. Close with `await channel.close()`.
     """
-    return grpc.aio.insecure_channel(
-        target,
-        options=[
-            ("grpc.max_send_message_length", max_message_bytes),
-            ("grpc.max_receive_message_length", max_message_bytes),
-            ("grpc.service_config", _SERVICE_CONFIG),
-            ("grpc.enable_retries", 1),
-            # A peer that vanished without a FIN is noticed in 30 s, on idle channels too.
-            ("grpc.keepalive_time_ms", 20_000),
-            ("grpc.keepalive_timeout_ms", 10_000),
-            ("grpc.keepalive_permit_without_calls", 1),
-            ("grpc.http2.max_pings_without_data", 0),
-            # A restarted server is found within a second or so; the default backs off up to two minutes.
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 1_000),
-            ("grpc.max_reconnect_backoff_ms", 1_000),
-            # ... also where it came back under another address: names are looked up again after 1 s, not 30.
-            ("grpc.dns_min_time_between_resolutions_ms", 1_000),
-        ],
-        interceptors=[_DefaultDeadline(default_timeout)],
+    options: list[tuple[str, Any]] = [
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.service_config", _SERVICE_CONFIG),
+        ("grpc.enable_retries", 1),
+        # A peer that vanished without a FIN is noticed in 30 s, on idle channels too.
+        ("grpc.keepalive_time_ms", 20_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        # A restarted server is found within a second or so; the default backs off up to two minutes.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 1_000),
+        ("grpc.max_reconnect_backoff_ms", 1_000),
+        # ... also where it came back under another address: names are looked up again after 1 s, not 30.
+        ("grpc.dns_min_time_between_resolutions_ms", 1_000),
+    ]
+    interceptors = [_DefaultDeadline(default_timeout)]
+    if tls is None:
+        if token:
+            raise ValueError("a token is sent over TLS only")
+        return grpc.aio.insecure_channel(target, options=options, interceptors=interceptors)
+    if not service:
+        raise ValueError("which service the server must be has to be said")
+    # The library that reads certificates takes its time to import: for those who use it.
+    from mesh.rotating import RotatingChannel
+    from mesh.tls import Identity
+
+    def make(credentials: Credentials) -> grpc.aio.Channel:
+        ours = grpc.ssl_channel_credentials(credentials.ca, credentials.key, credentials.certificate)
+        name = credentials.id.neighbour(service).server_name
+        return grpc.aio.secure_channel(
+            target, ours, options=[*options, ("grpc.ssl_target_name_override", name)], interceptors=interceptors
+        )
+
+    return RotatingChannel(Identity(tls), make, metadata=[("authorization", f"Bearer {token}")] if token else [])
+
+
+def to_service(settings: ServerSettings, service: str) -> grpc.aio.Channel:
+    """A channel to the service that the setting `{service}_target` leads to, as the settings ask."""
+    return connect(
+        getattr(settings, f"{service}_target"),
+        service=service,
+        tls=settings.tls,
+        max_message_bytes=settings.max_message_bytes,
     )
 
 

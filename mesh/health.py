@@ -63,6 +63,11 @@ class Health(health_pb2_grpc.HealthServicer):
             fine = all(serving for name, serving in self._serving.items() if "/" not in name)
         return _Response.SERVING if fine and self._open else _Response.NOT_SERVING
 
+    @property
+    def serving(self) -> bool:
+        """Whether the server as a whole is."""
+        return self.status("") == _Response.SERVING
+
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> health_pb2.HealthCheckResponse:
         """The status now. NOT_FOUND for a service that is not ours."""
         status = self.status(request.service)

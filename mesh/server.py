@@ -13,7 +13,7 @@ import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import grpc
 import orjson
@@ -26,6 +26,9 @@ from mesh import reflection, telemetry
 from mesh.health import SERVICE as HEALTH_SERVICE
 from mesh.health import Health
 from mesh.settings import ServerSettings, program_name, refuse, split_host_port
+
+if TYPE_CHECKING:
+    from mesh.tls import Credentials, Identity
 
 _log = structlog.get_logger(__name__)
 Servicer = TypeVar("Servicer")
@@ -53,8 +56,16 @@ class Server:
         self._stopped = False
         self._metrics: telemetry.MetricsServer | None = None
         self._port = 0
+        self._identity = self._read_identity()
+        authorisation: list[grpc.aio.ServerInterceptor] = []
+        if self._identity and settings.auth == "required":
+            from mesh import auth  # with the library that checks signatures, which takes its time to import
+
+            authenticator = auth.Authenticator.of(settings, self._identity.current.id.trust_domain)
+            self.on_stop(authenticator.close)
+            authorisation.append(auth.AuthInterceptor(authenticator))
         self._grpc = grpc.aio.server(
-            interceptors=[*standard_interceptors.standard(), *interceptors],
+            interceptors=[*standard_interceptors.standard(*authorisation), *interceptors],
             options=[
                 ("grpc.max_send_message_length", settings.max_message_bytes),
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
@@ -150,7 +161,7 @@ class Server:
         self._port = self._bind()
         if settings.metrics_listen:
             try:
-                self._metrics = telemetry.MetricsServer(settings.metrics_listen)
+                self._metrics = telemetry.MetricsServer(settings.metrics_listen, healthy=lambda: self._health.serving)
             except OSError as error:
                 self._refuse("metrics_listen", settings.metrics_listen, error)
         for start in self._starters:
@@ -174,9 +185,23 @@ class Server:
                 with socket.socket(family, kind, protocol) as probe:
                     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                     probe.bind(address)
-            return self._grpc.add_insecure_port(listen)
+            if self._identity is None:
+                return self._grpc.add_insecure_port(listen)
+            return self._grpc.add_secure_port(listen, _server_credentials(self._identity))
         except (OSError, RuntimeError) as error:
             self._refuse("listen", listen, error)
+
+    def _read_identity(self) -> Identity | None:
+        settings = self._settings
+        if settings.tls is None:
+            return None
+        # With the library that reads certificates, which takes its time to import.
+        from mesh.tls import Identity, TlsError
+
+        try:
+            return Identity(settings.tls)
+        except TlsError as error:
+            refuse(program_name(type(settings)), f"POI_{settings.service.upper()}_TLS: {error}")
 
     def _refuse(self, field: str, address: str, error: Exception) -> NoReturn:
         variable = f"POI_{self._settings.service}_{field}".upper()
@@ -202,6 +227,21 @@ class Server:
     async def _close_metrics(self) -> None:
         if self._metrics:
             await asyncio.to_thread(self._metrics.close)  # waits for its thread, which looks up twice a second
+
+
+def _server_credentials(identity: Identity) -> grpc.ServerCredentials:
+    """Mutual TLS with whatever the files hold when a client connects."""
+
+    def configuration(held: Credentials) -> Any:
+        return grpc.ssl_server_certificate_configuration([(held.key, held.certificate)], held.ca)
+
+    def renewed() -> Any:  # called for each connection, by threads of gRPC's
+        fresh = identity.refresh()
+        return configuration(fresh) if fresh else None
+
+    return grpc.dynamic_ssl_server_credentials(
+        configuration(identity.current), renewed, require_client_authentication=True
+    )
 
 
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -17,10 +17,11 @@ import re
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -88,6 +89,15 @@ OptionalPath = Annotated[Path | None, BeforeValidator(lambda value: None if valu
 """A path, or nothing when empty."""
 
 
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files: our certificate (and those that lead to a root), its key, and the roots that we trust."""
+
+    certificate: Path
+    key: Path
+    ca: Path
+
+
 class ServerSettings(BaseSettings):
     """What every server can be told. A service adds its own fields and its default ports."""
 
@@ -113,6 +123,41 @@ class ServerSettings(BaseSettings):
     """Seconds that running calls get to finish once the server no longer takes new ones."""
     ready_file: OptionalPath = None
     """Where to write {"listen", "metrics", "pid"} as JSON once serving: how a launcher learns of free ports."""
+    tls_certificate: OptionalPath = None
+    """PEM file with this server's certificate, SPIFFE id in it; empty: no TLS. Read again when it changes."""
+    tls_key: OptionalPath = None
+    """PEM file with the certificate's key."""
+    tls_ca: OptionalPath = None
+    """PEM file with the roots that signed whom we talk to."""
+    auth: Literal["off", "required"] = "off"
+    """required: who calls must be known, by certificate or token, and allowed to. Needs TLS."""
+    jwks: str = ""
+    """Keys of local accounts (`python -m mesh.token`): a JWKS file, read again when it changes, or an https:// URL."""
+    jwt_issuers: dict[str, str] = {}
+    """Identity providers, as JSON: issuer to the file or https:// URL of its JWKS, "" to ask the provider (OIDC)."""
+    jwt_audience: Annotated[str, Field(min_length=1)] = "poi-mesh"
+    """What tokens must be for (`aud`)."""
+    jwt_roles_claim: Annotated[str, Field(min_length=1)] = "roles"
+    """The claim with a person's roles, dots leading inwards: `realm_access.roles`."""
+    jwt_stores_claim: Annotated[str, Field(min_length=1)] = "stores"
+    """The claim with the ids of a person's stores, `*` for all; dots as for roles."""
+
+    @property
+    def tls(self) -> TlsFiles | None:
+        """The files of this server's identity; None without TLS."""
+        if self.tls_certificate is None or self.tls_key is None or self.tls_ca is None:
+            return None
+        return TlsFiles(self.tls_certificate, self.tls_key, self.tls_ca)
+
+    @model_validator(mode="after")
+    def _whole_identity(self) -> Self:
+        prefix = f"{PREFIX}{self.service.upper()}"
+        given = [path is not None for path in (self.tls_certificate, self.tls_key, self.tls_ca)]
+        if any(given) and not all(given):
+            raise ValueError(f"{prefix}_TLS_CERTIFICATE, _TLS_KEY and _TLS_CA go together")
+        if self.auth == "required" and not all(given):
+            raise ValueError(f"{prefix}_AUTH: required needs {prefix}_TLS_CERTIFICATE, _TLS_KEY and _TLS_CA")
+        return self
 
     @classmethod
     def settings_customise_sources(

@@ -9,9 +9,9 @@ from __future__ import annotations
 import io
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from threading import Thread
-from typing import Any, Final, TextIO, cast
+from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 from wsgiref.simple_server import WSGIServer
 
 import orjson
@@ -19,6 +19,9 @@ import prometheus_client
 import structlog
 
 from mesh.settings import split_host_port
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse
 
 LATENCY_BUCKETS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Histogram buckets in seconds, for a mesh whose aims lie between 1 ms (a match) and 1 s (a search)."""
@@ -71,14 +74,33 @@ def configure(level: str, log_format: str, service: str) -> None:
 
 
 class MetricsServer:
-    """Serves `/metrics` of this process from a thread of its own."""
+    """Serves `/metrics` of this process from a thread of its own, and `/health` for probes that know HTTP only."""
 
-    def __init__(self, listen: str, registry: prometheus_client.CollectorRegistry = prometheus_client.REGISTRY) -> None:
-        """Listens on `listen` ("host:port", port 0 for a free one). Raises OSError when it cannot."""
+    def __init__(
+        self,
+        listen: str,
+        registry: prometheus_client.CollectorRegistry = prometheus_client.REGISTRY,
+        *,
+        healthy: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Listens on `listen` ("host:port", port 0 for a free one). Raises OSError when it cannot.
+
+        `/health` answers 200 while `healthy`, else 503.
+        """
         host, port = split_host_port(listen)
         self._http: WSGIServer
         self._thread: Thread
         self._http, self._thread = prometheus_client.start_http_server(port, host.strip("[]"), registry)
+        metrics = self._http.get_app()
+        assert metrics is not None
+
+        def answer(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+            if environ["PATH_INFO"] != "/health":
+                return metrics(environ, start_response)
+            start_response("200 OK" if healthy() else "503 Service Unavailable", [("Content-Length", "0")])
+            return [b""]
+
+        self._http.set_app(answer)
         self.address = f"{host}:{self._http.server_port}"
 
     def close(self) -> None:

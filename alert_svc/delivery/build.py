@@ -49,6 +49,9 @@ async def add(server: Server, settings: AlertSettings, redis: Redis, log: AlertL
     senders = Senders(guard, tls, settings.mqtt_url, settings.delivery_timeout_seconds)
     websocket = None
     if settings.websocket_listen:
+        if settings.auth == "required":
+            why = "its clients show neither certificate nor token: leave it empty where POI_AUTH is required"
+            refuse(program_name(type(settings)), f"websocket_listen: {why}")
         websocket = WebSocketServer(settings.websocket_listen, settings.websocket_origins, store, parts)
         try:
             await websocket.start()

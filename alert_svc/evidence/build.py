@@ -15,10 +15,7 @@ from mesh.server import Server
 
 def add(server: Server, settings: AlertSettings, redis: Redis, log: AlertLog) -> Sources:
     """Lets the server make pictures, unless the settings say no. Returns where they come from."""
-    history, match = (
-        channels.connect(target, max_message_bytes=settings.max_message_bytes)
-        for target in (settings.history_target, settings.match_target)
-    )
+    history, match = (channels.to_service(settings, name) for name in ("history", "match"))
     for channel in (history, match):
         server.on_stop(channel.close)
     sources = Sources(history, match)

@@ -1,5 +1,6 @@
 """`python -m clients.cli`: the `poi` command."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,6 +23,7 @@ from clients.cli import (
 )
 from clients.cli.options import SERVICES
 from clients.cli.session import Mesh
+from mesh.settings import TlsFiles
 
 app = typer.Typer(
     name="poi", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
@@ -45,10 +47,22 @@ def poi(
     region_target: Annotated[str, _target("region")] = SERVICES["region"],
     alert_target: Annotated[str, _target("alert")] = SERVICES["alert"],
     ingest_target: Annotated[str, _target("ingest")] = SERVICES["ingest"],
+    tls_certificate: Annotated[
+        Path | None, typer.Option(envvar="POI_TLS_CERTIFICATE", help="This tool's certificate (PEM).")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(envvar="POI_TLS_KEY", help="Its key.")] = None,
+    tls_ca: Annotated[Path | None, typer.Option(envvar="POI_TLS_CA", help="The roots that servers are of.")] = None,
+    token: Annotated[
+        str, typer.Option(envvar="POI_TOKEN", help="Who you are: a JWT. Better in the variable than here.")
+    ] = "",
 ) -> None:
     """Persons of interest: who they are, where they are, where they were."""
     targets = (embed_target, match_target, history_target, region_target, alert_target, ingest_target)
-    context.obj = Mesh(store, dict(zip(SERVICES, targets, strict=True)))
+    files = [path for path in (tls_certificate, tls_key, tls_ca) if path is not None]
+    if len(files) not in (0, 3):
+        raise typer.BadParameter("--tls-certificate, --tls-key and --tls-ca go together")
+    tls = TlsFiles(*files) if files else None
+    context.obj = Mesh(store, dict(zip(SERVICES, targets, strict=True)), tls, token.strip())
 
 
 _COMMANDS = (

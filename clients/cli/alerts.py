@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 from collections.abc import Container, Iterable
 from datetime import datetime
 from enum import StrEnum
@@ -150,7 +149,9 @@ def alerts(
 
 
 Alert = Annotated[str, typer.Argument(metavar="ALERT", help="Id or name of the alert.")]
-Actor = Annotated[str, typer.Option(envvar="POI_ACTOR", help="Who does it.", default_factory=getpass.getuser)]
+Actor = Annotated[
+    str, typer.Option(envvar="POI_ACTOR", help="Who does it: you, where it is not said.", default_factory=str)
+]
 Note = Annotated[str, typer.Option(help="What there is to say.")]
 Etag = Annotated[str, typer.Option(help="Only if it still has this etag.")]
 
@@ -190,7 +191,7 @@ def _act(mesh: Mesh, method: str, request: type[Any], alert: str, said: tuple[st
         name = mesh.name(names.alert, alert)
         async with mesh.channel("alert") as channel:
             call = getattr(alert_pb2_grpc.AlertServiceStub(channel), method)
-            changed: alert_pb2.Alert = await call(request(name=name, actor=actor, note=note, etag=etag))
+            changed: alert_pb2.Alert = await call(request(name=name, actor=mesh.actor(actor), note=note, etag=etag))
         if as_json:
             output.print_json(changed)
             return

@@ -57,7 +57,9 @@ def export(
     mesh: Mesh = context.obj
 
     async def run() -> None:
-        request = alert_pb2.ExportAlertRequest(name=mesh.name(names.alert, alert), actor=actor, purpose=purpose)
+        request = alert_pb2.ExportAlertRequest(
+            name=mesh.name(names.alert, alert), actor=mesh.actor(actor), purpose=purpose
+        )
         draft = out.with_name(f".{out.name}.part")
         try:
             async with mesh.channel("alert") as channel:

@@ -62,7 +62,7 @@ def report(
             appearance=mesh.name(names.appearance, appearance),
             poi=mesh.name(names.poi, poi),
             verdict=verdict.number,
-            actor=actor,
+            actor=mesh.actor(actor),
             note=note,
             camera=mesh.name(names.camera, camera) if camera else "",
         )

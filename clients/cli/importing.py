@@ -24,7 +24,6 @@ from clients.cli.options import (
     LegalReference,
     Purpose,
     Severity,
-    os_user,
 )
 from clients.cli.outcomes import Outcome, Report, enrolled, failed, same
 from clients.cli.roster import Entry
@@ -73,7 +72,7 @@ def import_pois(
         "purpose": purpose,
         "legal_basis": legal_basis.value if legal_basis else "",
         "legal_reference": legal_reference,
-        "enrolled_by": enrolled_by or os_user(),
+        "enrolled_by": mesh.actor(enrolled_by),
         "expire": expire,
         "watchlists": ";".join(watchlist or ()),
         "severity": severity.value,

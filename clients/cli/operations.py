@@ -14,7 +14,6 @@ from poi.v1 import ingest_pb2, ingest_pb2_grpc
 from clients.cli import output
 from clients.cli.options import Json, Limit
 from clients.cli.session import Mesh, execute, pages
-from mesh import channels
 
 _HEALTH_SECONDS: Final = 2.0
 
@@ -93,7 +92,7 @@ def status(context: typer.Context, json: Json = False) -> None:
     mesh: Mesh = context.obj
 
     async def run() -> dict[str, str]:
-        states = await asyncio.gather(*(_health(target) for target in mesh.targets.values()))
+        states = await asyncio.gather(*(_health(mesh, name) for name in mesh.targets))
         return dict(zip(mesh.targets, states, strict=True))
 
     states = execute(run())
@@ -106,8 +105,8 @@ def status(context: typer.Context, json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-async def _health(target: str) -> str:
-    channel = channels.connect(target, default_timeout=_HEALTH_SECONDS)
+async def _health(mesh: Mesh, name: str) -> str:
+    channel = mesh.connect(name, _HEALTH_SECONDS)
     try:
         stub = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
         answer = await stub.Check(health_pb2.HealthCheckRequest())

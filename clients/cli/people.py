@@ -22,7 +22,6 @@ from clients.cli.options import (
     OnLists,
     Purpose,
     Severity,
-    os_user,
     timestamp,
 )
 from clients.cli.session import Mesh, execute, pages, read_image
@@ -70,7 +69,7 @@ def enrol(
             purpose=purpose,
             legal_basis=legal_basis.number if legal_basis else poi_pb2.LEGAL_BASIS_UNSPECIFIED,
             legal_reference=legal_reference,
-            enrolled_by=enrolled_by or os_user(),
+            enrolled_by=mesh.actor(enrolled_by),
             watchlists=[mesh.name(names.watchlist, each) for each in watchlist or ()],
         )
         if expire:

@@ -12,9 +12,11 @@ from typing import Any, Final, TypeVar
 import grpc
 import typer
 
+from clients.cli.options import os_user
 from clients.cli.output import complain
 from mesh import channels, names
 from mesh.errors import FailedPrecondition, InvalidArgument, MeshError, from_rpc
+from mesh.settings import TlsFiles
 
 _ANSWER_SECONDS: Final = 5.0
 _MAX_PAGE: Final = 1000
@@ -32,6 +34,10 @@ class Mesh:
 
     store: str
     targets: dict[str, str]
+    tls: TlsFiles | None = None
+    """The certificate of this tool; None where servers ask for none."""
+    token: str = ""
+    """Of whoever uses it."""
 
     @property
     def parent(self) -> str:
@@ -47,10 +53,27 @@ class Mesh:
         except ValueError as error:
             raise Refused(str(error)) from None
 
+    def actor(self, said: str) -> str:
+        """Who does what is done: whoever `said` names, else the token's subject (the server knows), else the user."""
+        return said or ("" if self.token else os_user())
+
+    def connect(self, service: str, seconds: float) -> grpc.aio.Channel:
+        """A channel to a server, whether it answers or not. Raises Refused for certificates that are not there."""
+        try:
+            return channels.connect(
+                self.targets[service],
+                service=service,
+                tls=self.tls,
+                token=self.token,
+                default_timeout=seconds,
+            )
+        except ValueError as error:
+            raise Refused(f"{error} (--tls-certificate, --tls-key, --tls-ca)") from None
+
     @asynccontextmanager
     async def channel(self, service: str, *, seconds: float = _ANSWER_SECONDS) -> AsyncIterator[grpc.aio.Channel]:
         """A channel to a server that answers; a call has so many `seconds`. Raises Refused when it does not."""
-        channel = channels.connect(self.targets[service], default_timeout=seconds)
+        channel = self.connect(service, seconds)
         try:
             try:
                 await asyncio.wait_for(channel.channel_ready(), _ANSWER_SECONDS)

@@ -1,16 +1,26 @@
 """The whole mesh on this machine, wired together."""
 
+from __future__ import annotations
+
+import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
+import grpc
+
+from mesh import channels
 from mesh.local.broker import Broker
 from mesh.local.ports import free_port
 from mesh.local.program import Program
 from mesh.local.redis import Redis
 from mesh.local.service import Service
+
+if TYPE_CHECKING:
+    from mesh.auth import Role
+    from mesh.local.secured import Secured
 
 MODULES: Mapping[str, str] = {
     "embed": "embed_svc",
@@ -37,6 +47,7 @@ class Mesh:
         progress: called with (program, "starting" | "ready" | "stopped").
         autosave_changes: of the broker, see `Broker`.
         ports: of the services' gRPC servers, by name; free ones where not given.
+        secure: mutual TLS between all, and authorisation: clients need certificate and token (`connect`).
     """
 
     def __init__(
@@ -50,6 +61,7 @@ class Mesh:
         progress: Progress | None = None,
         autosave_changes: int = 20,
         ports: Mapping[str, int] | None = None,
+        secure: bool = False,
     ) -> None:
         self.data_dir = data_dir
         self.redis: Redis | None = None
@@ -67,11 +79,19 @@ class Mesh:
         if unknown := wanted - MODULES.keys():
             raise ValueError(f"no such service: {', '.join(sorted(unknown))}; there are {', '.join(MODULES)}")
         ports = {name: (ports or {}).get(name) or free_port() for name in MODULES}
+        self.secured: Secured | None = None
+        """Certificates and accounts, where it is `secure`."""
+        if secure:
+            from mesh.local.secured import Secured  # with libraries that take their time to import
+
+            store = {**os.environ, **(env or {})}.get("POI_STORE", "store-1")
+            self.secured = Secured(data_dir, store, MODULES)
         self.env: dict[str, str] = {
             "POI_REDIS_URL": self.redis_url,
             "POI_MQTT_URL": self.mqtt_url,
             "POI_HISTORY_DATA_DIR": str((data_dir / "history-data").resolve()),
             **{f"POI_{name.upper()}_TARGET": f"127.0.0.1:{port}" for name, port in ports.items()},
+            **(self.secured.env if self.secured else {}),
             **(env or {}),
         }
         """The settings that every service is given."""
@@ -84,6 +104,24 @@ class Mesh:
     def target(self, service: str) -> str:
         """host:port of a service's gRPC server."""
         return self.services[service].target
+
+    def connect(self, service: str, *roles: Role, subject: str = "demo") -> grpc.aio.Channel:
+        """A channel of somebody with these roles; where nothing is secured, of anybody. The caller closes it."""
+        if self.secured is None:
+            return channels.connect(self.target(service))
+        from mesh.local.secured import TOOL
+
+        token = self.secured.token(roles, subject) if roles else ""
+        return channels.connect(self.target(service), service=service, tls=self.secured.files(TOOL), token=token)
+
+    def client_env(self, *roles: Role, subject: str = "demo") -> dict[str, str]:
+        """The environment of a `poi` command of somebody with these roles."""
+        env = {f"POI_{name.upper()}_TARGET": service.target for name, service in self.services.items()}
+        if self.secured is not None:
+            from mesh.local.secured import TOOL, tls_env
+
+            env |= tls_env(self.secured.files(TOOL)) | {"POI_TOKEN": self.secured.token(roles, subject)}
+        return env
 
     def replica(self, service: str, name: str, **env: str) -> Service:
         """Another server of the same kind on its own port, not started; the caller starts and stops it."""

@@ -78,6 +78,32 @@ async def test_what_was_not_answered_is_sent_again_in_order() -> None:
     assert again[0] <= 20
 
 
+async def test_a_stream_that_its_channel_gave_up_is_opened_again() -> None:
+    """As a channel does that has a new certificate: the call ends as cancelled, though nobody asked us to stop."""
+    server, calls = grpc.aio.server(), []
+    Recorder().serve_on(server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with channels.connect(f"127.0.0.1:{port}") as channel:
+        stub: Any = region_pb2_grpc.RegionServiceStub(channel)
+
+        def open_call(requests: AsyncIterator[Request]) -> Any:
+            calls.append(stub.RecordSceneUpdates(requests))
+            return calls[-1]
+
+        stream: BatchStream[Request, Response] = BatchStream("region", open_call)
+        running = asyncio.create_task(stream.run())
+        await stream.send(Request())
+        calls[0].cancel()
+
+        assert (await asyncio.wait_for(stream.send(Request()), 10)).batch_id == 2
+        assert len(calls) == 2
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    await server.stop(None)
+
+
 async def test_a_batch_that_nobody_takes_fails_alone() -> None:
     recorder = Recorder()
     recorder.refuse_parent = "stores/bad"

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 import pydantic
 import pytest
 
-from mesh.settings import HostPort, RedisUrl, ServerSettings, StoreId, Target, load, split_host_port
+from mesh.settings import HostPort, RedisUrl, ServerSettings, StoreId, Target, TlsFiles, load, split_host_port
 
 
 class Settings(ServerSettings):
@@ -190,3 +190,37 @@ def test_split_host_port() -> None:
     for wrong in ("", "host", "host:", ":7001", "host:65536", "a b:1", "::1:7001"):
         with pytest.raises(ValueError, match="is not host:port"):
             split_host_port(wrong)
+
+
+TLS = {"tls_certificate": "/c.pem", "tls_key": "/k.pem", "tls_ca": "/r.pem"}
+
+
+def test_no_tls_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load(Settings, []).tls is None
+
+    for name, value in TLS.items():
+        monkeypatch.setenv(f"POI_{name.upper()}", value)
+    monkeypatch.setenv("POI_MATCH_TLS_KEY", "/match.pem")
+    monkeypatch.setenv("POI_AUTH", "required")
+    monkeypatch.setenv("POI_JWT_ISSUERS", '{"https://login.example.com/": ""}')
+    settings = load(Settings, [])
+
+    assert settings.tls == TlsFiles(Path("/c.pem"), Path("/match.pem"), Path("/r.pem"))
+    assert settings.jwt_issuers == {"https://login.example.com/": ""}
+
+
+@pytest.mark.parametrize("missing", TLS)
+def test_certificate_key_and_roots_go_together(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], missing: str
+) -> None:
+    for name, value in TLS.items():
+        if name != missing:
+            monkeypatch.setenv(f"POI_{name.upper()}", value)
+
+    assert refusal(capsys) == "POI_MATCH_TLS_CERTIFICATE, _TLS_KEY and _TLS_CA go together"
+
+
+def test_authorisation_needs_tls(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("POI_AUTH", "required")
+
+    assert refusal(capsys).startswith("POI_MATCH_AUTH: required needs POI_MATCH_TLS_CERTIFICATE")

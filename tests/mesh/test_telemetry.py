@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import urllib.error
 import urllib.request
 
 import pytest
@@ -72,3 +73,21 @@ async def test_the_metrics_port() -> None:
     await asyncio.to_thread(server.close)
     with pytest.raises(OSError, match="refused"):
         await asyncio.to_thread(get)
+
+
+async def test_health_for_probes_that_speak_http_only() -> None:
+    serving = True
+    server = telemetry.MetricsServer("127.0.0.1:0", CollectorRegistry(), healthy=lambda: serving)
+
+    def status() -> int:
+        try:
+            with urllib.request.urlopen(f"http://{server.address}/health", timeout=5) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code
+
+    assert await asyncio.to_thread(status) == 200
+    serving = False
+    assert await asyncio.to_thread(status) == 503
+    await asyncio.to_thread(server.close)

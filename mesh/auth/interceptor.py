@@ -1,0 +1,178 @@
+"""Asks, for every call of a server, who makes it and whether the policy lets them; tells the handler who it is."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+import structlog
+from prometheus_client import Counter
+
+from mesh.auth.authenticator import Authenticator
+from mesh.auth.policy import POLICY, Rule
+from mesh.auth.principal import Principal, _current
+from mesh.auth.requests import Requests
+from mesh.auth.tokens import LEEWAY_SECONDS
+from mesh.errors import MeshError, PermissionDenied, Unauthenticated
+from mesh.interceptors.base import Behaviour, Interceptor, Rpc
+
+_log = structlog.get_logger(__name__)
+_REFUSED: Final = Counter(
+    "poi_auth_refused_total", "Calls that were refused.", ("grpc_service", "grpc_method", "reason")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A call that was not let through."""
+
+    principal: Principal | None
+    """None where it could not be found out."""
+    method: str
+    """poi.v1.AlertService/GetAlert"""
+    resource: str
+    """The name that the request's row points at (of a stream, its first message's); "" where unknown."""
+    error: MeshError
+    peer: str
+
+
+Told = Callable[[Refusal], Awaitable[None]]
+"""Is told of a refusal before the caller is. What it raises is what the caller is told."""
+
+
+class AuthInterceptor(Interceptor):
+    """Lets a call through to its handler, or raises Unauthenticated, PermissionDenied or NotFound."""
+
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        policy: Mapping[str, Rule] = POLICY,
+        *,
+        on_refusal: Told | None = None,
+    ) -> None:
+        """`on_refusal` keeps a record of what was refused."""
+        self._authenticator, self._on_refusal = authenticator, on_refusal
+        self._methods = {method: (rule, Requests(rule)) for method, rule in policy.items()}
+
+    def wrap(self, rpc: Rpc, behaviour: Behaviour) -> Behaviour:
+        """Check the caller, then each message."""
+        method = f"{rpc.service}/{rpc.method}"
+        row = self._methods.get(method)
+        streams = rpc.request_streaming or rpc.response_streaming
+
+        async def run(request: Any, context: Any) -> Any:
+            call = _Call()
+            try:
+                with call.deciding():
+                    principal = call.principal = await self._authenticator.principal(context)
+                    if row is None:
+                        raise PermissionDenied("nobody may call this", reason="NO_POLICY")
+                    rule, requests = row
+                    if not rpc.request_streaming:
+                        call.resource = requests.name(request)
+                    _permit(principal, rule)
+                passed, reading = request, context
+                if requests.needed(principal):
+                    call.look, call.vet = requests, requests.vetting(principal)
+                    if rpc.request_streaming:
+                        passed, reading = call.checked(request), _CheckedReads(context, call)
+                    else:
+                        call.check(request)
+                token = _current.set(principal)
+                try:
+                    if streams and principal.expires is not None:
+                        return await _until(principal.expires, behaviour(passed, reading))
+                    return await behaviour(passed, reading)
+                finally:
+                    _current.reset(token)
+            finally:
+                if call.refused is not None:
+                    refusal = Refusal(call.principal, method, call.resource, call.refused, context.peer())
+                    _report(rpc, refusal)
+                    if self._on_refusal is not None:
+                        await self._on_refusal(refusal)
+
+        return run
+
+
+def _permit(principal: Principal, rule: Rule) -> None:
+    if not rule.anyone and principal.service not in rule.services and not principal.roles & rule.roles:
+        raise PermissionDenied("you may not do this", reason="ROLE_MISSING" if principal.roles else "NO_ROLE")
+
+
+class _Call:
+    """What is known of a call."""
+
+    def __init__(self) -> None:
+        self.principal: Principal | None = None
+        self.refused: MeshError | None = None
+        self.resource = ""
+        self.look: Requests
+        self.vet: Callable[[Any], None]
+
+    @contextmanager
+    def deciding(self) -> Iterator[None]:
+        """What is raised in here is a refusal."""
+        try:
+            yield
+        except MeshError as error:
+            self.refused = error
+            raise
+
+    def check(self, message: Any) -> None:
+        """Raises what the policy says against a message."""
+        with self.deciding():
+            self.vet(message)
+
+    async def checked(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        """The messages, each of them checked."""
+        vet = self.vet
+        try:
+            async for message in requests:  # the less in here the better: it is done for every message
+                self.resource = self.resource or self.look.name(message)
+                vet(message)
+                yield message
+        except MeshError as error:
+            self.refused = error
+            raise
+
+
+class _CheckedReads:
+    """The context of a handler that reads its stream with `await context.read()`."""
+
+    def __init__(self, context: Any, call: _Call) -> None:
+        self._context, self._call = context, call
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    async def read(self) -> Any:
+        message, call = await self._context.read(), self._call
+        if message is not grpc.aio.EOF:
+            call.resource = call.resource or call.look.name(message)
+            call.check(message)
+        return message
+
+
+async def _until(expires: float, work: Awaitable[Any]) -> Any:
+    """A stream ends with the token that opened it: whoever lost their role must not go on listening for days."""
+    try:
+        async with asyncio.timeout(max(0.0, expires + LEEWAY_SECONDS - time.time())) as limit:
+            return await work
+    except TimeoutError:
+        if limit.expired():
+            raise Unauthenticated("the token has expired", reason="TOKEN_EXPIRED") from None
+        raise
+
+
+def _report(rpc: Rpc, refusal: Refusal) -> None:
+    reason, who = refusal.error.reason, refusal.principal
+    _REFUSED.labels(rpc.service, rpc.method, reason).inc()
+    # A subject may be a person's name: the token's id leads to it.
+    caller = "" if who is None else who.name if who.name.startswith("spiffe://") else f"token {who.token_id}"
+    _log.warning("refused", rpc_service=rpc.service, rpc_method=rpc.method, reason=reason, caller=caller)
