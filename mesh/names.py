@@ -55,6 +55,7 @@ _TARGET = _Kind("stores", "targets")
 _WATCHLIST = _Kind("stores", "watchlists")
 _MATCH_REPORT = _Kind("stores", "matchReports")
 _DELIVERY = _Kind("stores", "targets", "deliveries")
+_AUDIT_RECORD = _Kind("stores", "auditRecords")
 
 
 def is_id(value: str) -> bool:
@@ -135,6 +136,11 @@ def watchlist(store_id: str, watchlist_id: str) -> str:
 def match_report(store_id: str, report_id: str) -> str:
     """stores/{store}/matchReports/{match_report}"""
     return _MATCH_REPORT.format(store_id, report_id)
+
+
+def audit_record(store_id: str, sequence: int) -> str:
+    """stores/{store}/auditRecords/{sequence}"""
+    return _AUDIT_RECORD.format(store_id, str(sequence))
 
 
 def parse_store(name: str, field: str = "parent") -> tuple[str]:

@@ -22,7 +22,9 @@ import uvloop
 from grpc_health.v1 import health_pb2_grpc
 
 from mesh import interceptors as standard_interceptors
-from mesh import reflection, telemetry
+from mesh import redis, reflection, telemetry
+from mesh.audit import recorder
+from mesh.audit.interceptor import AuditInterceptor
 from mesh.health import SERVICE as HEALTH_SERVICE
 from mesh.health import Health
 from mesh.settings import ServerSettings, program_name, refuse, split_host_port
@@ -54,7 +56,7 @@ class Server:
         self._metrics: telemetry.MetricsServer | None = None
         self._port = 0
         self._grpc = grpc.aio.server(
-            interceptors=[*standard_interceptors.standard(), *interceptors],
+            interceptors=[*standard_interceptors.standard(), *interceptors, *self._audit()],
             options=[
                 ("grpc.max_send_message_length", settings.max_message_bytes),
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
@@ -69,6 +71,18 @@ class Server:
                 ("grpc.http2.max_pings_without_data", 0),
             ],
         )
+
+    def _audit(self) -> list[grpc.aio.ServerInterceptor]:
+        """Innermost: records what was let in, and how it went."""
+        settings = self._settings
+        if not settings.audit_redis_url:
+            return []
+        client = redis.connect(settings.audit_redis_url)
+        auditor = recorder.Auditor(client, settings.service, settings.audit_store)
+        recorder.install(auditor)
+        self.on_stop(client.aclose)
+        self.on_stop(auditor.close)
+        return [AuditInterceptor(auditor, require_purpose=settings.audit_require_purpose)]
 
     @property
     def address(self) -> str:
