@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import grpc
 
+from mesh import calling
+
+_NONE: Mapping[str, str] = MappingProxyType({})
 MAX_MESSAGE_BYTES = 8 << 20
 
 # Every method, streams too: wait while the server is away (bounded by the deadline where there is one), and repeat
@@ -34,12 +38,17 @@ _SERVICE_CONFIG = json.dumps(
 
 
 def connect(
-    target: str, *, max_message_bytes: int = MAX_MESSAGE_BYTES, default_timeout: float = 5.0
+    target: str,
+    *,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
+    default_timeout: float = 5.0,
+    metadata: Mapping[str, str] = _NONE,
 ) -> grpc.aio.Channel:
     """A channel to `target` (host:port, dns:///..., xds:///...); nothing connects before the first call.
 
     A unary call without a timeout of its own gets `default_timeout` seconds, over all its attempts. A stream has no
-    deadline unless given one. Until the server is there, calls wait. Close with `await channel.close()`.
+    deadline unless given one. Until the server is there, calls wait. Every call carries `metadata` (who calls, and
+    why). Close with `await channel.close()`.
     """
     return grpc.aio.insecure_channel(
         target,
@@ -60,7 +69,7 @@ def connect(
             # ... also where it came back under another address: names are looked up again after 1 s, not 30.
             ("grpc.dns_min_time_between_resolutions_ms", 1_000),
         ],
-        interceptors=[_DefaultDeadline(default_timeout)],
+        interceptors=[*(calling.interceptors(metadata) if metadata else ()), _DefaultDeadline(default_timeout)],
     )
 
 

@@ -7,6 +7,7 @@ import typer
 from clients.cli import (
     alert_settings,
     alerts,
+    audit,
     erase,
     export,
     faces,
@@ -20,7 +21,7 @@ from clients.cli import (
     tuning,
     watchlists,
 )
-from clients.cli.options import SERVICES
+from clients.cli.options import AUDIT, SERVICES
 from clients.cli.session import Mesh
 
 app = typer.Typer(
@@ -45,10 +46,12 @@ def poi(
     region_target: Annotated[str, _target("region")] = SERVICES["region"],
     alert_target: Annotated[str, _target("alert")] = SERVICES["alert"],
     ingest_target: Annotated[str, _target("ingest")] = SERVICES["ingest"],
+    audit_target: Annotated[str, _target("audit")] = AUDIT,
+    purpose: Annotated[str, typer.Option(envvar="POI_PURPOSE", help="Why you ask, for the audit log.")] = "",
 ) -> None:
     """Persons of interest: who they are, where they are, where they were."""
     targets = (embed_target, match_target, history_target, region_target, alert_target, ingest_target)
-    context.obj = Mesh(store, dict(zip(SERVICES, targets, strict=True)))
+    context.obj = Mesh(store, {**dict(zip(SERVICES, targets, strict=True)), "audit": audit_target}, purpose)
 
 
 _COMMANDS = (
@@ -66,6 +69,7 @@ _COMMANDS = (
     erase,
     places,
     operations,
+    audit,
 )
 for commands in _COMMANDS:
     commands.register(app)

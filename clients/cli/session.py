@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 import grpc
 import typer
 
+from clients.cli.options import os_user
 from clients.cli.output import complain
 from mesh import channels, names
 from mesh.errors import FailedPrecondition, InvalidArgument, MeshError, from_rpc
@@ -32,6 +33,8 @@ class Mesh:
 
     store: str
     targets: dict[str, str]
+    purpose: str = ""
+    """Why all this is done, for the audit log."""
 
     @property
     def parent(self) -> str:
@@ -50,7 +53,9 @@ class Mesh:
     @asynccontextmanager
     async def channel(self, service: str, *, seconds: float = _ANSWER_SECONDS) -> AsyncIterator[grpc.aio.Channel]:
         """A channel to a server that answers; a call has so many `seconds`. Raises Refused when it does not."""
-        channel = channels.connect(self.targets[service], default_timeout=seconds)
+        said = {"actor": os_user(), "purpose": self.purpose}
+        metadata = {name: value for name, value in said.items() if value}
+        channel = channels.connect(self.targets[service], default_timeout=seconds, metadata=metadata)
         try:
             try:
                 await asyncio.wait_for(channel.channel_ready(), _ANSWER_SECONDS)

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any, Final
+from urllib.parse import unquote
 
 import grpc
 from poi.v1 import audit_pb2
@@ -77,8 +78,8 @@ class _Call:
         self._metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         self._peer, self._id = str(context.peer())[:_MOST_TEXT], uuid.uuid4().hex
         self._resource = self._request_id = ""
-        self._actor = _principal() or _claimed(self._metadata.get("actor", ""))
-        self.purpose = self._metadata.get("purpose", "")[:_MOST_TEXT]
+        self._actor = _principal() or _claimed(unquote(self._metadata.get("actor", "")))
+        self.purpose = unquote(self._metadata.get("purpose", ""))[:_MOST_TEXT]
         self._begun = False
         self._messages = 0
 
