@@ -86,6 +86,8 @@ HostPort = Annotated[str, AfterValidator(_host_port)]
 Target = Annotated[str, AfterValidator(_target)]
 """Where another service is: host:port or a gRPC target such as dns:///match:7002 or xds:///match."""
 RedisUrl = Annotated[str, AfterValidator(_redis_url)]
+RedisUrlOrOff = Annotated[str, AfterValidator(_redis_url_or_off)]
+"""A Redis, or nothing when empty."""
 MqttUrl = Annotated[str, AfterValidator(_mqtt_url)]
 StoreId = Annotated[str, AfterValidator(_store_id)]
 OptionalPath = Annotated[Path | None, BeforeValidator(lambda value: None if value == "" else value)]
@@ -115,7 +117,7 @@ class ServerSettings(BaseSettings):
     """Seconds between NOT_SERVING and the end of listening, in which balancers look elsewhere."""
     grace_seconds: Annotated[float, Field(ge=0, le=300)] = 5.0
     """Seconds that running calls get to finish once the server no longer takes new ones."""
-    audit_redis_url: Annotated[str, AfterValidator(_redis_url_or_off)] = ""
+    audit_redis_url: RedisUrlOrOff = ""
     """Redis of the audit log: every read and change of what is kept of people is recorded there, and refused while it
     cannot be. Empty, the default, switches that off."""
     audit_store: StoreId = "mesh"

@@ -7,6 +7,7 @@ import typer
 from clients.cli import (
     alert_settings,
     alerts,
+    approvals,
     audit,
     erase,
     export,
@@ -70,6 +71,7 @@ _COMMANDS = (
     places,
     operations,
     audit,
+    approvals,
 )
 for commands in _COMMANDS:
     commands.register(app)

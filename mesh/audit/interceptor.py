@@ -8,29 +8,23 @@ request's own field), which the record marks as claimed.
 from __future__ import annotations
 
 import hashlib
-import sys
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any, Final
-from urllib.parse import unquote
 
 import grpc
 from poi.v1 import audit_pb2
 
+from mesh.audit.actor import MOST_TEXT, actor_of, claimed, metadata_of, purpose_of
 from mesh.audit.methods import AUDITED, Audited
+from mesh.audit.paths import text_at, value_at
 from mesh.audit.recorder import Auditor, store_of
 from mesh.errors import MeshError, PermissionDenied
 from mesh.interceptors.base import Behaviour, Interceptor, Rpc
 from mesh.interceptors.errors import translate
 
-_MOST_TEXT: Final = 500
 _CODES: Final[dict[int, str]] = {code.value[0]: code.name for code in grpc.StatusCode}
-_KINDS: Final = {
-    "service": audit_pb2.ACTOR_KIND_SERVICE,
-    "person": audit_pb2.ACTOR_KIND_PERSON,
-    "client": audit_pb2.ACTOR_KIND_CLIENT,
-}
 
 
 class AuditInterceptor(Interceptor):
@@ -75,21 +69,20 @@ class _Call:
     def __init__(self, auditor: Auditor, how: Audited, action: str, context: Any) -> None:
         self.how = how
         self._auditor, self._action = auditor, action
-        self._metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-        self._peer, self._id = str(context.peer())[:_MOST_TEXT], uuid.uuid4().hex
+        self._metadata = metadata_of(context)
+        self._peer, self._id = str(context.peer())[:MOST_TEXT], uuid.uuid4().hex
         self._resource = self._request_id = ""
-        self._actor = _principal() or _claimed(unquote(self._metadata.get("actor", "")))
-        self.purpose = unquote(self._metadata.get("purpose", ""))[:_MOST_TEXT]
+        self._actor, self.purpose = actor_of(self._metadata), purpose_of(self._metadata)
         self._begun = False
         self._messages = 0
 
     def about(self, request: Any) -> None:
         """Takes from the (first) request what the records say."""
-        self._resource = _path(request, self.how.below) or _path(request, self.how.resource)
-        self._request_id = _path(request, "request_id")
+        self._resource = text_at(request, self.how.below) or text_at(request, self.how.resource)
+        self._request_id = text_at(request, "request_id")
         if not self._actor.name:
-            self._actor = _claimed(_path(request, "actor"))
-        self.purpose = self.purpose or _path(request, "purpose")[:_MOST_TEXT]
+            self._actor = claimed(text_at(request, "actor"))
+        self.purpose = self.purpose or text_at(request, "purpose")[:MOST_TEXT]
 
     async def begin(self) -> None:
         """The record of the beginning. Raises Unavailable (AUDIT_UNAVAILABLE)."""
@@ -115,9 +108,9 @@ class _Call:
 
     async def item_done(self, answer: Any) -> None:
         """The record of the answer to one message. Raises Unavailable."""
-        number = _value(answer, self.how.items) or 0
+        number = value_at(answer, self.how.items) or 0
         record = self._record(audit_pb2.AUDIT_PHASE_ITEM_END, _CODES.get(number, "UNKNOWN"))
-        record.resource = _path(answer, self.how.made) or record.resource
+        record.resource = text_at(answer, self.how.made) or record.resource
         await self._auditor.write(self._store, record)
 
     async def end_of(self, running: Any, *, streams: bool) -> Any:
@@ -132,7 +125,7 @@ class _Call:
             raise
         record = self._record(audit_pb2.AUDIT_PHASE_END, "OK")
         if self.how.made and answer is not None:
-            record.resource = _path(answer, self.how.made) or record.resource
+            record.resource = text_at(answer, self.how.made) or record.resource
         if streams:  # all of it was said already
             self._count(record)
             self._auditor.note(self._store, record)
@@ -193,40 +186,6 @@ class _Answering:
         await self._context.write(message)
 
 
-def _principal() -> audit_pb2.AuditActor | None:
-    """Who authorisation found, in a server that has it."""
-    auth: Any = sys.modules.get("mesh.auth")
-    principal = auth.current() if auth is not None else None
-    if principal is None:
-        return None
-    return audit_pb2.AuditActor(
-        kind=_KINDS.get(str(principal.kind), audit_pb2.ACTOR_KIND_UNSPECIFIED),
-        name=str(principal.name),
-        roles=sorted(str(getattr(role, "value", role)) for role in principal.roles),
-        token_id=str(principal.token_id or ""),
-    )
-
-
-def _claimed(name: str) -> audit_pb2.AuditActor:
-    kind = audit_pb2.ACTOR_KIND_CLAIMED if name else audit_pb2.ACTOR_KIND_UNSPECIFIED
-    return audit_pb2.AuditActor(kind=kind, name=name[:_MOST_TEXT])
-
-
 def _code(error: Exception) -> str:
     known = translate(error)
     return known.code.name if known else "INTERNAL"
-
-
-def _value(message: Any, path: str) -> Any:
-    """The field at a path; None where there is no such field, or a part of it is not set."""
-    for part in path.split(".") if path else ():
-        if message is None or part not in message.DESCRIPTOR.fields_by_name:
-            return None
-        field = message.DESCRIPTOR.fields_by_name[part]
-        message = None if field.has_presence and not message.HasField(part) else getattr(message, part)
-    return message if path else None
-
-
-def _path(message: Any, path: str) -> str:
-    value = _value(message, path)
-    return value[:_MOST_TEXT] if isinstance(value, str) else ""

@@ -85,6 +85,11 @@ AUDITED: Final[Mapping[str, Audited]] = {
     "poi.v1.DeliveryService/DeleteTarget": Audited(change=True),
     "poi.v1.DeliveryService/TestTarget": Audited(change=True),
     "poi.v1.DeliveryService/ReplayDeliveries": Audited(_PARENT, change=True),
+    # Four eyes.
+    "poi.v1.ApprovalService/GetApproval": Audited(),
+    "poi.v1.ApprovalService/Approve": Audited(change=True),
+    "poi.v1.ApprovalService/Reject": Audited(change=True),
+    "poi.v1.ApprovalService/UpdateApprovalSettings": Audited("approval_settings.name", change=True),
     # The auditors themselves.
     "poi.v1.AuditService/ListAuditRecords": Audited(_PARENT),
     "poi.v1.AuditService/ExportAudit": Audited(_PARENT, purpose=True),
@@ -95,6 +100,8 @@ NOT_AUDITED: Final[Mapping[str, str]] = {
     "poi.v1.AlertService/RaiseAlerts": "ingest's own: the alerts are the record",
     "poi.v1.AlertService/SummarizeAlerts": "counts",
     "poi.v1.AlertService/GetAlertSettings": "nothing of people",
+    "poi.v1.ApprovalService/GetApprovalSettings": "nothing of people",
+    "poi.v1.ApprovalService/ListApprovals": "who asked for what, not what was in it",
     "poi.v1.DeliveryService/GetTarget": "nothing of people; secrets are never shown",
     "poi.v1.DeliveryService/ListTargets": "nothing of people; secrets are never shown",
     "poi.v1.DeliveryService/ListDeliveries": "which alerts went where, not what is in them",

@@ -83,7 +83,9 @@ class Auditor:
             LOST_RECORDS.inc()
 
     async def close(self) -> None:
-        """Writes what waits, for 5 s at most."""
+        """Writes what waits, for 5 s at most. `record` does nothing from then on."""
+        if _current is self:
+            install(None)
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await self._idle.wait()

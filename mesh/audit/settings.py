@@ -6,10 +6,11 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from mesh.settings import HostPort, RedisUrl, ServerSettings
+from mesh.settings import HostPort, RedisUrl
+from mesh.vault.settings import VaultSettings
 
 
-class AuditSettings(ServerSettings):
+class AuditSettings(VaultSettings):
     """Settings of `python -m mesh.audit`: variables POI_AUDIT_<NAME>, else POI_<NAME>."""
 
     service: ClassVar[str] = "audit"
