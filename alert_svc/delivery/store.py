@@ -2,10 +2,10 @@
 
 Of a store: `poi:{store}:targets` (hash: id -> Target, secrets included, sealed where there is a vault). Of a target,
 with the prefix `poi:{store}:target:{target}`: the prefix itself (hash: cursor, failures, error, success), `/owner` (the
-lease of whoever delivers), `/records` (hash: delivery id -> Delivery), and sorted sets of delivery ids: `/recent`, `/dead` (dead
-letters, which are not in recent) and `/replay` (dead letters to deliver again, which are also in recent). A delivery's
-id is the place of its event in the log, so that ids sort as events happened. Alerts themselves stay in the log alone:
-what is erased there is erased.
+lease of whoever delivers), `/records` (hash: delivery id -> Delivery), and sorted sets of delivery ids: `/recent`,
+`/dead` (dead letters, which are not in recent) and `/replay` (dead letters to deliver again, which are also in recent).
+A delivery's id is the place of its event in the log, so that ids sort as events happened. Alerts themselves stay in the
+log alone: what is erased there is erased.
 
 Two keys are of no store: `poi:{targets}:stores` (set of stores that have targets) and `poi:{targets}:changes` (stream
 that tells all servers that something changed). All scripts bear being run twice. Redis 6.2 or later.

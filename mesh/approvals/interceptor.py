@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 from poi.v1 import approval_pb2, audit_pb2
@@ -92,9 +93,9 @@ class ApprovalInterceptor(Interceptor):
         name = names.approval(store, _id(action, actor, request))
         found = await self._approvals.find(name)
         if found is not None and found.state == APPROVED:
-            await self._approvals.change(name, _use)
+            await self._approvals.change(name, partial(_use, text_at(request, "request_id")))
             return name
-        if found is not None and text_at(request, "request_id") and _just_used(found):
+        if found is not None and _just_used(found, text_at(request, "request_id")):
             return name
         if found is not None and found.state == REJECTED:
             refused = FailedPrecondition(
@@ -145,21 +146,26 @@ def added(settings: VaultSettings) -> tuple[list[Interceptor], list[Callable[[],
 
 
 def _id(action: str, actor: audit_pb2.AuditActor, request: Any) -> str:
-    """The same for the same request of the same person, and of nothing else."""
+    """The same for the same request of the same person, whatever its request id, and of nothing else."""
+    content = type(request)()
+    content.CopyFrom(request)
+    if "request_id" in content.DESCRIPTOR.fields_by_name:
+        content.ClearField("request_id")
     who = f"{actor.kind}\0{actor.name}\0{action}\0".encode()
-    return hashlib.sha256(who + request.SerializeToString(deterministic=True)).hexdigest()[:32]
+    return hashlib.sha256(who + content.SerializeToString(deterministic=True)).hexdigest()[:32]
 
 
-def _just_used(approval: approval_pb2.Approval) -> bool:
-    return approval.state == USED and time.time_ns() - approval.use_time.ToNanoseconds() < _REPEAT_NS
+def _just_used(approval: approval_pb2.Approval, request_id: str) -> bool:
+    again = approval.state == USED and request_id != "" and approval.request_id == request_id
+    return again and time.time_ns() - approval.use_time.ToNanoseconds() < _REPEAT_NS
 
 
-def _use(approval: approval_pb2.Approval) -> None:
+def _use(request_id: str, approval: approval_pb2.Approval) -> None:
     if approval.state != APPROVED:
         raise FailedPrecondition(
             f"{approval.name} was used meanwhile", reason="APPROVAL_REQUIRED", metadata={"approval": approval.name}
         )
-    approval.state = USED
+    approval.state, approval.request_id = USED, request_id
     approval.use_time.GetCurrentTime()
 
 

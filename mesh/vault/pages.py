@@ -1,8 +1,9 @@
 """Files that are read where they lie: encrypted in counter mode, so that any bytes of them can be read alone.
 
-The content keeps its place; behind it comes a trailer: `\\0POIPV1\\0` | number of the data key u32 | nonce 12 bytes.
-Block i of 16 bytes is XORed with AES-256 of nonce | i (u32), under a key that is derived from the data key for pages.
-Counter mode hides and does not authenticate: whoever keeps such files keeps checksums of them.
+The content keeps its place; behind it comes a trailer: `\\0POIPV1\\0` | number of the data key u32 | nonce 12 bytes |
+8 bytes by which another key of that number is told. Block i of 16 bytes is XORed with AES-256 of nonce | i (u32), under a
+key that is derived from the data key for pages. Counter mode hides and does not authenticate: whoever keeps such files
+keeps checksums of them.
 
 Rows are opened all in one call, as ECB of their counters: one call for each of 20,000 rows would take longer than the
 search that wants them.
@@ -22,11 +23,12 @@ from mesh.vault.masters import VaultUnusable
 from mesh.vault.vault import Unopenable, Vault
 
 _MAGIC: Final = b"\0POIPV1\0"
-_TRAILER: Final = struct.Struct(">8sI12s")
+_TRAILER: Final = struct.Struct(">8sI12s8s")
 TRAILER_BYTES: Final = _TRAILER.size
 BLOCK_BYTES: Final = 16
 _MOST_BYTES: Final = BLOCK_BYTES << 32
 _PURPOSE: Final = b"pages"
+_CHECK: Final = b"pages check"
 
 
 def seal(vault: Vault, store: str, content: bytes | memoryview) -> bytes:
@@ -35,7 +37,8 @@ def seal(vault: Vault, store: str, content: bytes | memoryview) -> bytes:
         raise ValueError("is too long for one nonce")
     number = vault.current(store)
     nonce = secrets.token_bytes(12)
-    return _Key(vault.key(store, number, _PURPOSE), nonce).whole(content) + _TRAILER.pack(_MAGIC, number, nonce)
+    sealed = _Key(vault.key(store, number, _PURPOSE), nonce).whole(content)
+    return sealed + _TRAILER.pack(_MAGIC, number, nonce, vault.key(store, number, _CHECK)[:8])
 
 
 def is_sealed(end: bytes | memoryview) -> bool:
@@ -47,8 +50,10 @@ def pages_of(vault: Vault, store: str, end: bytes) -> Pages | None:
     """How to open the file that ends with these bytes; None for one that was never sealed. Raises Unopenable."""
     if not is_sealed(end):
         return None
-    _, number, nonce = _TRAILER.unpack(end[-TRAILER_BYTES:])
+    _, number, nonce, check = _TRAILER.unpack(end[-TRAILER_BYTES:])
     try:
+        if vault.key(store, number, _CHECK)[:8] != check:
+            raise Unopenable(f"was sealed with another key {number} of store {store}")
         return Pages(vault.key(store, number, _PURPOSE), nonce)
     except VaultUnusable as error:
         raise Unopenable(str(error)) from None

@@ -35,6 +35,9 @@ NAME = "a name that nobody else has"
 _ROOT = Path(__file__).resolve().parents[2]
 
 
+POI = valid_poi(display_name=NAME)
+
+
 def who(name: str, purpose: str = "case 7") -> Any:
     return (("actor", name), ("purpose", purpose))
 
@@ -43,7 +46,7 @@ def wanted(poi_id: str = "p1", **fields: Any) -> poi_pb2.CreatePoiRequest:
     return poi_pb2.CreatePoiRequest(
         parent=PARENT,
         poi_id=poi_id,
-        poi=valid_poi(display_name=NAME),
+        poi=POI,
         embeddings=[embedding(unit(1))],
         allow_duplicate=True,
         **fields,
@@ -239,10 +242,13 @@ async def test_an_answer_that_was_lost_is_given_again(eyes: Eyes) -> None:
     request = wanted(request_id="r-1")
     await eyes.approve(await eyes.asked(request))
 
+    request.request_id = "r-2"  # whoever sends it again by hand has another one
     first = await eyes.match.pois.CreatePoi(request, metadata=who("ada"))
     again = await eyes.match.pois.CreatePoi(request, metadata=who("ada"))
 
     assert first.name == again.name
+    request.request_id = "r-3"
+    await eyes.asked(request)
     assert await eyes.people() == ["p1"]
 
 

@@ -277,3 +277,10 @@ def test_pages_of_another_store_or_key_do_not_open(keys: Keys) -> None:
 
     with pytest.raises(Unopenable, match="were destroyed"):
         pages.pages_of(keys.vault(), STORE, stored)
+
+
+def test_pages_of_another_key_with_the_same_number_are_told(keys: Keys, make_keys: Callable[[str], Keys]) -> None:
+    stored = pages.seal(keys.vault(), STORE, b"x" * 100)
+
+    with pytest.raises(Unopenable, match="another key 1 of store s1"):
+        pages.pages_of(make_keys("other").vault(), STORE, stored)
