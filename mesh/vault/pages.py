@@ -1,9 +1,9 @@
 """Files that are read where they lie: encrypted in counter mode, so that any bytes of them can be read alone.
 
 The content keeps its place; behind it comes a trailer: `\\0POIPV1\\0` | number of the data key u32 | nonce 12 bytes |
-8 bytes by which another key of that number is told. Block i of 16 bytes is XORed with AES-256 of nonce | i (u32), under a
-key that is derived from the data key for pages. Counter mode hides and does not authenticate: whoever keeps such files
-keeps checksums of them.
+8 bytes by which another key of that number is told. Block i of 16 bytes is XORed with AES-256 of nonce | i (u32), under
+a key that is derived from the data key for pages. Counter mode hides and does not authenticate: whoever keeps such
+files keeps checksums of them.
 
 Rows are opened all in one call, as ECB of their counters: one call for each of 20,000 rows would take longer than the
 search that wants them.
