@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 import grpc
-from poi.v1 import alert_pb2, alert_pb2_grpc, audit_pb2, audit_pb2_grpc, poi_pb2, poi_pb2_grpc
+from poi.v1 import (
+    alert_pb2,
+    alert_pb2_grpc,
+    audit_pb2,
+    audit_pb2_grpc,
+    match_pb2,
+    match_pb2_grpc,
+    poi_pb2,
+    poi_pb2_grpc,
+)
 
 from mesh import redis as connections
 from mesh.audit import chain
@@ -67,6 +76,16 @@ class Pois(poi_pb2_grpc.PoiServiceServicer):
             yield response
 
 
+class Matches(match_pb2_grpc.MatchServiceServicer):
+    """Answers every batch."""
+
+    async def MatchDetections(
+        self, requests: AsyncIterator[match_pb2.MatchDetectionsRequest], context: Any
+    ) -> AsyncIterator[match_pb2.MatchDetectionsResponse]:
+        async for batch in requests:
+            yield match_pb2.MatchDetectionsResponse(batch_id=batch.batch_id)
+
+
 @dataclass
 class Audited:
     """The running server, its clients, and Redis."""
@@ -75,6 +94,7 @@ class Audited:
     servicer: Alerts
     alerts: Any
     pois: Any
+    match: Any
     audit: Any
     redis: Redis
 
@@ -89,8 +109,10 @@ async def audited(redis_url: str, **settings: Any) -> AsyncIterator[Audited]:
     server = Server(Settings(audit_redis_url=redis_url, drain_seconds=0.0, grace_seconds=1.0, **settings))
     alerts: Any = cast(Any, Alerts)()  # the methods that it lacks are not called
     pois: Any = cast(Any, Pois)()
+    match: Any = cast(Any, Matches)()
     server.add(alert_pb2_grpc.add_AlertServiceServicer_to_server, alerts, "poi.v1.AlertService")
     server.add(poi_pb2_grpc.add_PoiServiceServicer_to_server, pois, "poi.v1.PoiService")
+    server.add(match_pb2_grpc.add_MatchServiceServicer_to_server, match, "poi.v1.MatchService")
     server.add(audit_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(client, server.draining), SERVICE)
     async with server, grpc.aio.insecure_channel(server.address) as channel:
         yield Audited(
@@ -98,6 +120,7 @@ async def audited(redis_url: str, **settings: Any) -> AsyncIterator[Audited]:
             alerts,
             alert_pb2_grpc.AlertServiceStub(channel),
             poi_pb2_grpc.PoiServiceStub(channel),
+            match_pb2_grpc.MatchServiceStub(channel),
             audit_pb2_grpc.AuditServiceStub(channel),
             client,
         )

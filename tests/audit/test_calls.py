@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from importlib import import_module
@@ -11,7 +12,7 @@ from typing import Any
 
 import grpc
 import pytest
-from poi.v1 import alert_pb2, audit_pb2, poi_pb2
+from poi.v1 import alert_pb2, audit_pb2, match_pb2, poi_pb2
 
 from mesh import redis as connections
 from mesh.audit import verify
@@ -200,6 +201,26 @@ async def test_without_the_audit_log_nothing_is_changed_and_nothing_is_shown(tmp
     # What was refused is on record as well: it was tried.
     assert [one.action.rpartition("/")[2] for one in found][-2:] == ["AcknowledgeAlert", "AcknowledgeAlert"]
     assert found[0].action.endswith("GetAlert")
+
+
+async def test_cameras_do_not_wait_for_the_audit_log(tmp_path: Path) -> None:
+    with Redis(tmp_path / "redis") as state:
+        async with audited(state.url) as server:
+            await server.alerts.GetAlert(alert_pb2.GetAlertRequest(name=ALERT))
+            state.kill()
+            stream = server.match.MatchDetections()
+            for number in range(3):
+                await stream.write(match_pb2.MatchDetectionsRequest(parent=PARENT, batch_id=number + 1))
+                assert (await asyncio.wait_for(stream.read(), 2.0)).batch_id == number + 1
+            await stream.done_writing()
+            assert await stream.read() is grpc.aio.EOF
+
+            state.start()
+            await server.server.stop()
+            found = [one for one in await server.records() if one.action.endswith("MatchDetections")]
+
+    assert [(one.phase, one.code) for one in found] == [(BEGIN, ""), (END, "OK")]
+    assert found[1].details["messages"] == "3"
 
 
 async def test_records_that_nobody_waits_for_are_bounded_and_their_loss_is_recorded(
