@@ -1,8 +1,8 @@
 """`python -m bench.vault`: what sealing costs, as ratios to the same work without it, in the same run.
 
 Three pieces of work as the services do them, with and without in turn: history's log takes batches of 64 detections
-(one sealed record each, then a sync to the disk), a search compares 2,000 rows of a segment's vectors with a face, and a
-gallery's load reads and parses 2,000 persons with two embeddings each.
+(one sealed record each, then a sync to the disk), a search compares 2,000 rows of a segment's vectors with a face, and
+a gallery's load reads and parses 2,000 persons with two embeddings each.
 """
 
 from __future__ import annotations
