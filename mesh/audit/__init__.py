@@ -6,6 +6,6 @@ writes one of anything else. `chain` is how they lie in Redis, `verify` finds wh
 one that is down, or is being looked into, must not keep auditors from the records; and it alone needs to read them.
 """
 
-from mesh.audit.recorder import Auditor, record
+from mesh.audit.recorder import Auditor, record, record_refusal
 
-__all__ = ["Auditor", "record"]
+__all__ = ["Auditor", "record", "record_refusal"]

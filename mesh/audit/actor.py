@@ -42,8 +42,11 @@ def _principal() -> audit_pb2.AuditActor | None:
     """Who authorisation found, in a server that has it."""
     auth: Any = sys.modules.get("mesh.auth")
     principal = auth.current() if auth is not None else None
-    if principal is None:
-        return None
+    return None if principal is None else actor_from(principal)
+
+
+def actor_from(principal: Any) -> audit_pb2.AuditActor:
+    """Somebody whom authorisation found (mesh.auth.Principal)."""
     return audit_pb2.AuditActor(
         kind=_KINDS.get(str(principal.kind), audit_pb2.ACTOR_KIND_UNSPECIFIED),
         name=str(principal.name),

@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from contextlib import suppress
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import structlog
 from poi.v1 import audit_pb2
 from prometheus_client import Counter
 
 from mesh.audit import chain
+from mesh.audit.actor import actor_from
 from mesh.errors import Unavailable
 from mesh.names import is_id
 from mesh.redis import Redis
@@ -193,6 +194,20 @@ async def record(
         await auditor.write(chosen, made)
     else:
         auditor.note(chosen, made)
+
+
+async def record_refusal(refusal: Any) -> None:
+    """Writes what authorisation did not let through: give it to mesh.auth.AuthInterceptor as `on_refusal`."""
+    actor = None if refusal.principal is None else actor_from(refusal.principal)
+    await record(
+        refusal.method,
+        refusal.resource,
+        refusal.error.code.name,
+        actor=actor or audit_pb2.AuditActor(),
+        peer=refusal.peer,
+        durable=False,  # a Redis that is away must not change what the caller is told
+        reason=refusal.error.reason,
+    )
 
 
 def store_of(resource: str) -> str:

@@ -17,8 +17,8 @@ from poi.v1 import alert_pb2, audit_pb2, match_pb2, poi_pb2
 from mesh import redis as connections
 from mesh.audit import verify
 from mesh.audit.methods import AUDITED, NOT_AUDITED
-from mesh.audit.recorder import Auditor, install, record
-from mesh.errors import Unavailable, from_rpc
+from mesh.audit.recorder import Auditor, install, record, record_refusal
+from mesh.errors import PermissionDenied, Unavailable, from_rpc
 from mesh.local import Redis
 from tests.audit.support import ALERT, PARENT, STORE, Audited, audited, records
 
@@ -171,6 +171,24 @@ async def test_whom_authorisation_found_counts_not_who_they_say_they_are(
     assert only.actor == audit_pb2.AuditActor(
         kind=audit_pb2.ACTOR_KIND_PERSON, name="u-1", roles=["operator"], token_id="t-1"
     )
+
+
+async def test_what_authorisation_refuses_is_recorded(redis_url: str, principal: SimpleNamespace) -> None:
+    client = connections.connect(redis_url)
+    auditor = Auditor(client, "match", "mesh")
+    install(auditor)
+    method, resource = "poi.v1.PoiService/DeletePoi", f"{PARENT}/pois/p1"
+    error = PermissionDenied("you may not do this", reason="ROLE_MISSING")
+    for who in (principal, None):
+        refusal = SimpleNamespace(principal=who, method=method, resource=resource, error=error, peer="ipv4:127.0.0.1:1")
+        await record_refusal(refusal)
+    await auditor.close()
+
+    known, unknown = await records(client)
+    assert (known.actor.name, known.code, known.details["reason"]) == ("u-1", "PERMISSION_DENIED", "ROLE_MISSING")
+    assert (known.resource, known.peer) == (resource, "ipv4:127.0.0.1:1")
+    assert unknown.actor == audit_pb2.AuditActor()
+    await client.aclose()
 
 
 async def test_without_the_audit_log_nothing_is_changed_and_nothing_is_shown(tmp_path: Path) -> None:
