@@ -14,6 +14,7 @@ from mesh import redis
 from mesh.aio import Background
 from mesh.server import Server, run
 from mesh.settings import load
+from mesh.vault.settings import box_of
 
 
 async def main() -> None:
@@ -22,6 +23,7 @@ async def main() -> None:
     server = Server(settings)
     client = redis.connect(settings.redis_url)
     server.on_stop(client.aclose)
+    box = box_of(settings)
     log = AlertLog(
         client,
         retention_days=settings.retention_days,
@@ -33,13 +35,13 @@ async def main() -> None:
     background.start("sweep", lambda: sweep_forever(log, settings.sweep_seconds))
     server.on_stop(background.close)
     sources = evidence.add(server, settings, client, log)
-    exporter = Exporter(client, log, sources, retention_days=settings.retention_days)
+    exporter = Exporter(client, log, sources, retention_days=settings.retention_days, box=box)
     servicer = AlertServicer(log, exporter, server.draining, slow_seconds=settings.slow_client_seconds)
     server.add(alert_pb2_grpc.add_AlertServiceServicer_to_server, servicer, SERVICE)
     server.add(
         feedback_pb2_grpc.add_FeedbackServiceServicer_to_server, feedback.FeedbackServicer(log), feedback.SERVICE
     )
-    await build.add(server, settings, client, log)
+    await build.add(server, settings, client, log, box)
     await server.serve()
 
 

@@ -6,7 +6,8 @@ from typing import Annotated, ClassVar
 from pydantic import AfterValidator, Field
 
 from alert_svc.policy import Policy
-from mesh.settings import HostPort, MqttUrl, OptionalPath, RedisUrl, ServerSettings, StoreId, Target, split_host_port
+from mesh.settings import HostPort, MqttUrl, OptionalPath, RedisUrl, StoreId, Target, split_host_port
+from mesh.vault.settings import VaultSettings
 
 
 def _host_port_or_off(value: str) -> str:
@@ -15,7 +16,7 @@ def _host_port_or_off(value: str) -> str:
     return value
 
 
-class AlertSettings(ServerSettings):
+class AlertSettings(VaultSettings):
     """Settings of alert_svc, in POI_ALERT_<NAME> or POI_<NAME>."""
 
     service: ClassVar[str] = "alert"

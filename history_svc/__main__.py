@@ -21,18 +21,24 @@ from history_svc.search import Searches
 from history_svc.service import SERVICE, STORAGE, HistoryServicer
 from history_svc.settings import Settings
 from history_svc.store import History
+from history_svc.vaulted import seam_of
 from history_svc.visits import Visits
 from mesh import channels
 from mesh.aio import Background
+from mesh.approvals import interceptor as approvals
 from mesh.errors import MeshError
 from mesh.server import Server, run
 from mesh.settings import load, program_name, refuse
+from mesh.vault import Unopenable
 
 
 async def main() -> None:
     """Reads settings, opens the history, serves."""
     settings = load(Settings)
-    server = Server(settings)
+    waiting, closers = approvals.added(settings)
+    server = Server(settings, interceptors=waiting)
+    for close in closers:
+        server.on_stop(close)
     history = await asyncio.to_thread(_open, settings)
     # What is kept in memory has no cycles; looking for some in it stopped everything for 0.2 s at a time.
     gc.collect()
@@ -68,13 +74,15 @@ def _open(settings: Settings) -> HistoryStore:
     program = program_name(Settings)
     try:
         if not settings.qdrant_url:
-            return History.open(settings)
+            return History.open(settings, seam_of(settings))
         if not settings.frames_url:
             refuse(program, "POI_HISTORY_FRAMES_URL: is needed with POI_HISTORY_QDRANT_URL, and is empty")
         # Its client takes a second and 40 MB to import: for those who use it.
         from history_svc.qdrant.store import QdrantHistory
 
-        return QdrantHistory.open(settings)
+        return QdrantHistory.open(settings, seam_of(settings))
+    except Unopenable as error:
+        refuse(program, f"POI_VAULT_KEYRING={settings.vault_keyring or ''}: {settings.data_dir}: {error}")
     except (DirectoryInUse, OtherData, OSError) as error:
         refuse(program, f"POI_HISTORY_DATA_DIR={settings.data_dir}: {error}")
     except MeshError as error:

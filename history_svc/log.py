@@ -19,6 +19,7 @@ import structlog
 from history_svc import metrics, segments
 from history_svc.quarantine import Quarantine
 from history_svc.seam import PLAIN, Seam
+from mesh.vault import Unopenable
 
 _log = structlog.get_logger(__name__)
 _PREFIX = "detections-"
@@ -107,7 +108,7 @@ class DetectionLog:
 
         `apply` returns the record's event time in ns, None for one without a time, and raises ValueError for one it
         cannot read: that is reported and left out. The last file's torn tail is cut off; damage anywhere else is put
-        aside. Call once, before the first append.
+        aside. Raises mesh.vault.Unopenable when the keys are not there. Call once, before the first append.
         """
         files = self._files()
         self._next = max(self._next, 1 + self._quarantine.used()[0])
@@ -122,6 +123,8 @@ class DetectionLog:
                     continue
                 try:
                     newest = max(newest, apply(self._seam.open(found)) or 0)
+                except Unopenable:
+                    raise  # it is the keys that are wrong: nothing may be left out, and nothing written behind it
                 except ValueError as error:
                     _log.error("record_unreadable", file=path.name, why=str(error))
             self._newest[path] = newest

@@ -28,6 +28,7 @@ from history_svc.records import Header
 from history_svc.replay import OtherData
 from history_svc.seam import Seam
 from history_svc.settings import Settings
+from history_svc.vaulted import seam_of
 from mesh import telemetry
 from mesh.embeddings import DIMENSIONS, FACE_MODEL
 from mesh.errors import MeshError
@@ -73,13 +74,14 @@ def _migrate(settings: Settings, database: Database, console: Console, *, everyt
     floor_ns = time.time_ns() - int(settings.retention_days * _DAY_NS)
     rules = Rules(int(settings.gap_seconds * 1e9), settings.other_person_similarity)
     with tempfile.TemporaryDirectory() as scratch:
-        source = Source(settings.data_dir, database.header, rules, floor_ns, Path(scratch))
+        seam = seam_of(settings)
+        source = Source(settings.data_dir, database.header, rules, floor_ns, Path(scratch), seam)
         try:
             migration = Migration(
                 source,
                 database,
-                _kept_images(settings),
-                FrameStore.open(settings.frames_url, Path(), Seam()),
+                _kept_images(settings, seam),
+                FrameStore.open(settings.frames_url, Path(), seam),
                 lambda line: console.print(line, markup=False, highlight=False),
                 exact=settings.qdrant_exact,
             )
@@ -93,12 +95,12 @@ def _migrate(settings: Settings, database: Database, console: Console, *, everyt
             source.close()
 
 
-def _kept_images(settings: Settings) -> FrameStore | None:
+def _kept_images(settings: Settings, seam: Seam) -> FrameStore | None:
     """The images in the data directory; None when there are none, or when they are to stay there."""
     kept, url = settings.data_dir / "frames", settings.frames_url
     if not kept.exists() or (url.startswith("file:") and directory_of(url).resolve() == kept.resolve()):
         return None
-    return FrameStore.open("", kept, Seam())
+    return FrameStore.open("", kept, seam)
 
 
 def _bar(console: Console, what: str, parts: Iterable[Part], total: int) -> Iterator[Part]:

@@ -1,15 +1,16 @@
 """The one seam that biometric bytes pass on their way to a disk or an object store, and back.
 
 Encryption at rest belongs here and nowhere else: whoever stores content seals it first and opens it after reading.
-Today all give back what they were given. There are two kinds of content:
+`PLAIN` gives back what it was given; `vaulted.VaultSeam` seals with the key of the store. There are two kinds of
+content:
 
 - **whole** (`seal`, `open`): records of the log, a segment's faiss index, evidence frames. Read as one piece; what is
   stored may be longer, and `open` may refuse what was changed.
-- **pages** (`seal_pages`, `map`): files of a segment that are larger than memory and read where they lie. What is
-  stored is as long, and each byte is where it was, as a cipher in counter mode or XTS leaves it, so that some rows can
-  be opened without the rest. Reads say what they are after: `Mapped.table` some rows of a wide table (the vectors: most
-  of the bytes), which opens only the pages that those are on; `Mapped.view` all of a file, which a seam that cannot
-  read in place opens into memory.
+- **pages** (`seal_pages`, `map`): files of a segment that are larger than memory and read where they lie. Each byte of
+  what is stored is where it was, as a cipher in counter mode leaves it, so that some rows can be opened without the
+  rest; a few more may follow. Reads say what they are after: `Mapped.table` some rows of a wide table (the vectors:
+  most of the bytes), which opens only those; `Mapped.view` all of a file, which a seam that cannot read in place opens
+  into memory.
 
 Checksums in manifests and in the log are of what is stored, so that damage is found without a key. What is no part of
 anybody stays as it is: manifests (camera ids, times, sums), names of files, and the lengths and checksums of records.
@@ -24,6 +25,9 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mesh import vault
+from mesh.vault import pages
 
 _PAGE: Final = mmap.PAGESIZE
 
@@ -95,16 +99,22 @@ class Seam:
         return content
 
     def open(self, content: bytes) -> bytes:
-        """The inverse of `seal`. Raises ValueError for what `seal` did not give."""
-        return content
+        """The inverse of `seal`. Raises ValueError for what `seal` did not give.
+
+        mesh.vault.Unopenable, which is one, says that the keys are not the right ones: nothing is wrong with the file.
+        """
+        return vault.PLAIN.open("", content, b"")
 
     def seal_pages(self, content: bytes | memoryview) -> bytes | memoryview:
-        """What may be stored in place of a file that will be mapped. It is as long."""
+        """What may be stored in place of a file that will be mapped. It may be longer, at its end."""
         return content
 
     def map(self, path: Path) -> Mapped:
-        """A file of `seal_pages`, to be read where it lies. Raises OSError."""
-        return Mapped(path)
+        """A file of `seal_pages`, to be read where it lies. Raises OSError, and ValueError as `open`."""
+        mapped = Mapped(path)
+        if pages.is_sealed(mapped.view()[-pages.TRAILER_BYTES :]):
+            raise vault.NoVault
+        return mapped
 
 
 PLAIN: Final = Seam()

@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field
 
 from history_svc.objects import directory_of, remote
-from mesh.settings import HostPort, ServerSettings, StoreId, Target
+from mesh.settings import HostPort, StoreId, Target
+from mesh.vault.settings import VaultSettings
 
 
 def _qdrant_url(value: str) -> str:
@@ -44,7 +45,7 @@ FramesUrl = Annotated[str, AfterValidator(_frames_url)]
 _OBJECT_STORES = frozenset({"s3", "gs", "az"})
 
 
-class Settings(ServerSettings):
+class Settings(VaultSettings):
     """Settings of `python -m history_svc`: variables POI_HISTORY_<NAME>, else POI_<NAME>."""
 
     service: ClassVar[str] = "history"

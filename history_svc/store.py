@@ -110,7 +110,7 @@ class History:
     def open(cls, settings: Settings, seam: Seam = PLAIN) -> History:
         """Locks the data directory and reads the log. Blocks. All that is stored of people passes the seam.
 
-        Raises log.DirectoryInUse, replay.OtherData or OSError.
+        Raises log.DirectoryInUse, replay.OtherData, mesh.vault.Unopenable or OSError.
         """
         started = time.perf_counter()
         header = Header(settings.store, FACE_MODEL, DIMENSIONS[FACE_MODEL])
@@ -124,6 +124,16 @@ class History:
             quarantine=quarantine,
             seam=seam,
         )
+        try:
+            return cls._read(settings, seam, header, quarantine, log, started)
+        except BaseException:
+            log.close()  # the directory is free again
+            raise
+
+    @classmethod
+    def _read(
+        cls, settings: Settings, seam: Seam, header: Header, quarantine: Quarantine, log: DetectionLog, started: float
+    ) -> History:
         rules = _rules(settings)
         book = Book(rules.gap_ns)
         ledger = Ledger(book, settings.seal_faces, settings.seal_seconds)

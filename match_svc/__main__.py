@@ -21,6 +21,7 @@ from match_svc.matching import Matcher
 from match_svc.people import DIMENSION
 from match_svc.photos import Least, Photos
 from match_svc.policy import Rules
+from match_svc.records import Records
 from match_svc.registry import Registry
 from match_svc.removals import Removals
 from match_svc.replicas import Replicas
@@ -32,8 +33,10 @@ from match_svc.watchlists import Watchlists
 from mesh import channels
 from mesh import redis as mesh_redis
 from mesh.aio import Background
+from mesh.approvals import interceptor as approvals
 from mesh.server import Server, run
 from mesh.settings import load
+from mesh.vault.settings import box_of
 
 POI_SERVICE, WATCHLIST_SERVICE = "poi.v1.PoiService", "poi.v1.WatchlistService"
 MATCH_SERVICE = "poi.v1.MatchService"
@@ -41,7 +44,10 @@ MATCH_SERVICE = "poi.v1.MatchService"
 
 def assemble(settings: MatchServerSettings) -> Server:
     """The server with all its parts, to be started inside the running event loop."""
-    server = Server(settings)
+    waiting, closers = approvals.added(settings)
+    server = Server(settings, interceptors=waiting)
+    for close in closers:
+        server.on_stop(close)
 
     redis = mesh_redis.connect(settings.redis_url)
     embed = channels.to_service(settings, "embed")
@@ -55,7 +61,8 @@ def assemble(settings: MatchServerSettings) -> Server:
         replicas.changed()
 
     rules = partial(Rules.of, settings.default_threshold, calibration.load(settings.calibration))
-    follower = Follower(LogReader(redis), rules, settings.write_wait_seconds, changed)
+    records = Records(box_of(settings))
+    follower = Follower(LogReader(redis), rules, settings.write_wait_seconds, changed, records)
     replicas = Replicas(
         redis,
         lambda: (follower.revision, follower.position),
@@ -63,7 +70,7 @@ def assemble(settings: MatchServerSettings) -> Server:
         max_lag_seconds=settings.max_lag_seconds,
         on_serving=lambda serving: server.set_serving(MATCH_SERVICE, serving),
     )
-    registry = Registry(redis, settings.log_length, follower.settled)
+    registry = Registry(redis, settings.log_length, follower.settled, records)
     watchlists = Watchlists(redis, settings.log_length, follower.settled)
     decisions = Decisions(redis, settings.decision_seconds, settings.decision_tracks, settings.decision_timeout)
     pools = None

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
@@ -26,7 +27,8 @@ from match_svc.gallery import Snapshot, empty
 from match_svc.log import Change, LogReader
 from match_svc.people import DIMENSION
 from match_svc.policy import Rules, RulesOf
-from match_svc.registry import decode
+from match_svc.records import Records
+from mesh.vault import NoVault, Unopenable
 
 _log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
@@ -43,11 +45,16 @@ class Follower:
     """
 
     def __init__(
-        self, log: LogReader, rules: RulesOf, write_wait_seconds: float, on_change: Callable[[], None]
+        self,
+        log: LogReader,
+        rules: RulesOf,
+        write_wait_seconds: float,
+        on_change: Callable[[], None],
+        records: Records | None = None,
     ) -> None:
         """`rules` makes a store's from its settings and watchlists. `on_change` is called whenever the galleries have
         another revision; `write_wait_seconds` bounds `settled`."""
-        self._log = log
+        self._log, self._records = log, records or Records()
         self._rules_of = rules
         self._write_wait_seconds = write_wait_seconds
         self._on_change = on_change
@@ -158,7 +165,7 @@ class Follower:
                 self._builders[store] = self._new_builder(store)
             builder = self._builders[store]
             snapshots[store] = await self._in_thread(
-                _apply, builder, records, self._rules_for(store), of_store[-1].revision
+                _apply, self._decode(store), builder, records, self._rules_for(store), of_store[-1].revision
             )
         await self._publish({**self._galleries, **snapshots}, position, changes[-1].revision, snapshots)
 
@@ -172,11 +179,11 @@ class Follower:
         for store, revision in start.stores.items():
             await self._read_rules(store)
             builders[store] = builder = self._new_builder(store)
-            rules = self._rules_for(store)
-            applied = self._in_thread(_apply, builder, {}, rules, revision)
+            rules, decode = self._rules_for(store), self._decode(store)
+            applied = self._in_thread(_apply, decode, builder, {}, rules, revision)
             async for records in self._log.records(store):  # the next are read while these are parsed
                 await applied
-                applied = self._in_thread(_apply, builder, records, rules, revision)
+                applied = self._in_thread(_apply, decode, builder, records, rules, revision)
             snapshots[store] = await applied
         self._builders = builders
         gone = self._galleries.keys() - snapshots.keys()
@@ -249,6 +256,9 @@ class Follower:
     def _new_builder(self, store: str) -> Builder:
         return Builder(store, self._rules_for(store), crossover.LEAST)  # measured before the first folding
 
+    def _decode(self, store: str) -> _Decode:
+        return partial(self._records.decode, store)
+
     def _in_thread(self, work: Callable[..., _T], *args: Any) -> asyncio.Future[_T]:
         return asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
 
@@ -271,15 +281,23 @@ def _step_back() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
-def _apply(builder: Builder, records: Mapping[str, bytes | None], rules: Rules, revision: int) -> Snapshot:
-    return builder.apply(dict(_decoded(records.items())), rules, revision)
+_Decode = Callable[[str, bytes], poi_pb2.Poi]
+"""Of POI and value."""
 
 
-def _decoded(records: Iterable[tuple[str, bytes | None]]) -> Iterable[tuple[str, poi_pb2.Poi | None]]:
+def _apply(
+    decode: _Decode, builder: Builder, records: Mapping[str, bytes | None], rules: Rules, revision: int
+) -> Snapshot:
+    return builder.apply(dict(_decoded(decode, records.items())), rules, revision)
+
+
+def _decoded(decode: _Decode, records: Iterable[tuple[str, bytes | None]]) -> Iterable[tuple[str, poi_pb2.Poi | None]]:
     for poi_id, value in records:
         try:
-            yield poi_id, None if value is None else decode(value)
-        except (DecodeError, UnicodeDecodeError):
+            yield poi_id, None if value is None else decode(poi_id, value)
+        except NoVault:
+            raise  # nobody would be matched, and nothing is wrong but a setting
+        except (DecodeError, UnicodeDecodeError, Unopenable):
             # One record that somebody damaged must not keep the others from being matched.
             _log.error("record_unreadable", poi_id=poi_id)
             yield poi_id, None

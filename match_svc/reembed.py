@@ -28,7 +28,8 @@ from redis.exceptions import RedisError
 from rich.console import Console
 
 from match_svc.photos import ALIGNMENTS
-from match_svc.registry import LOG, REVISION, REVISIONS, decode, image_field, images_key, pois_key, reembed_key
+from match_svc.records import Records
+from match_svc.registry import LOG, REVISION, REVISIONS, image_field, images_key, pois_key, reembed_key
 from match_svc.settings import MatchServerSettings
 from mesh import channels
 from mesh import redis as mesh_redis
@@ -36,6 +37,7 @@ from mesh.embeddings import FACE_MODEL
 from mesh.errors import from_rpc
 from mesh.redis import Redis
 from mesh.settings import load
+from mesh.vault.settings import box_of
 
 _MIN_CONFIDENCE: Final = 0.5
 """The picture was accepted when it was enrolled; what it shows is known."""
@@ -112,9 +114,10 @@ class Reembedding:
         timeout: float,
         log_length: int,
         say: Callable[[str], None],
+        records: Records | None = None,
     ) -> None:
         """`timeout` in seconds for one picture; `say` takes lines for whoever watches."""
-        self._redis = redis
+        self._redis, self._records = redis, records or Records()
         self._embedding = embedding
         self._store = store
         self._model = model
@@ -156,8 +159,10 @@ class Reembedding:
                     return found
                 continue
             before = await cast("Awaitable[list[bytes | None]]", self._redis.hmget(pois_key(self._store), list(part)))
-            for value, old in zip(part.values(), before, strict=True):
-                found.note(decode(value), decode(old or b":"), self._model)
+            for (poi_id, value), old in zip(part.items(), before, strict=True):
+                person = poi_id.decode()
+                new = self._records.decode(self._store, person, value)
+                found.note(new, self._records.decode(self._store, person, old) if old else poi_pb2.Poi(), self._model)
             if not cursor:
                 return found
 
@@ -180,13 +185,13 @@ class Reembedding:
         value = await cast("Awaitable[bytes | None]", self._redis.hget(pois_key(self._store), poi_id))
         if value is None:
             return
-        poi = decode(value)
+        poi = self._records.decode(self._store, poi_id, value)
         for reference in poi.references:
             await self._renew(reference)
         base, poi.etag = poi.etag, ""
         # Another revision than the old record's, and one that no change ever gets: a change of the old record that is
         # under way at the switch must not pass for one of the new record.
-        record = b"0%s:%s" % (base.encode(), poi.SerializeToString())
+        record = b"0%s:%s" % (base.encode(), self._records.encode(self._store, poi_id, poi))
         await self._put(keys=[pois_key(self._store), self._side], args=[poi_id, base, record])
 
     async def _renew(self, reference: poi_pb2.Reference) -> None:
@@ -197,7 +202,7 @@ class Reembedding:
         value = await cast("Awaitable[bytes | None]", self._redis.hget(key, where))
         if value is None:
             return
-        picture = poi_pb2.ReferenceImage.FromString(value)
+        picture = self._records.decode_picture(self._store, where, value)
         faces = await self._faces(picture.image)
         near = [face for face in faces if _distance(face.box, picture.face_box) < picture.face_box.width / 2]
         if not near:
@@ -246,6 +251,7 @@ async def reembed(
             timeout=settings.embed_timeout,
             log_length=settings.log_length,
             say=say,
+            records=Records(box_of(settings, store)),
         )
         for _ in range(_ROUNDS):
             await work.prepare()

@@ -7,7 +7,7 @@ hash tag `{gallery}`: the log is one for all stores, so the records must lie in 
     poi:{gallery}:revision             counter of changes; each entry of the log has the next one
     poi:{gallery}:revisions            hash: store -> revision of its last change
     poi:{gallery}:settings             hash: store -> MatchSettings
-    poi:{gallery}:pois:<store>         hash: POI -> "<revision>:" and a Poi with all embeddings
+    poi:{gallery}:pois:<store>         hash: POI -> "<revision>:" and a Poi with all embeddings (see `records`)
     poi:{gallery}:images:<store>       hash: "<POI>/<reference>" -> its ReferenceImage, without a name
     poi:{gallery}:reembed:<store>      hash: POI -> its record with embeddings made anew, while `reembed` is at work
     poi:{gallery}:order:<store>        sorted set: POI by the revision that enrolled it
@@ -28,6 +28,7 @@ from typing import Any, Final, NamedTuple, cast
 from poi.v1 import match_pb2, poi_pb2
 
 from match_svc import scripts
+from match_svc.records import Records
 from mesh import names
 from mesh.errors import Aborted, AlreadyExists, InvalidArgument, NotFound
 from mesh.redis import Redis
@@ -137,9 +138,11 @@ class Page(NamedTuple):
 class Registry:
     """Reads and changes the registry. Raises what redis raises when Redis cannot be reached."""
 
-    def __init__(self, redis: Redis, log_length: int, settled: Callable[[int], Awaitable[None]]) -> None:
-        """Every change awaits `settled(revision)` before it is answered."""
-        self._redis = redis
+    def __init__(
+        self, redis: Redis, log_length: int, settled: Callable[[int], Awaitable[None]], records: Records | None = None
+    ) -> None:
+        """Every change awaits `settled(revision)` before it is answered. `records`: sealed ones, unless None."""
+        self._redis, self._records = redis, records or Records()
         self._log_length = log_length
         self._settled = settled
         self._write = redis.register_script(scripts.WRITE)
@@ -150,7 +153,7 @@ class Registry:
         value = await cast("Awaitable[bytes | None]", self._redis.hget(pois_key(store), poi_id))
         if value is None:
             raise NotFound(names.poi(store, poi_id))
-        return decode(value)
+        return self._records.decode(store, poi_id, value)
 
     async def exists(self, store: str, poi_id: str) -> bool:
         """Whether a person is enrolled."""
@@ -169,7 +172,11 @@ class Registry:
         ids = [poi_id for poi_id, _ in shown]
         values = await cast("Awaitable[list[bytes | None]]", self._redis.hmget(pois_key(store), ids))
         places = [int(place) for _, place in shown]
-        found = [(place, decode(value)) for place, value in zip(places, values, strict=True) if value is not None]
+        found = [
+            (place, self._records.decode(store, poi_id.decode(), value))
+            for place, poi_id, value in zip(places, ids, values, strict=True)
+            if value is not None
+        ]
         return Page(found, places[-1] if len(ordered) > count else None, total)
 
     async def earlier(self, store: str, request: Request) -> poi_pb2.Poi | None:
@@ -193,7 +200,7 @@ class Registry:
         value = await cast("Awaitable[bytes | None]", self._redis.hget(images_key(store), field))
         if value is None:
             raise NotFound(name, reason="NO_IMAGE")
-        image = poi_pb2.ReferenceImage.FromString(value)
+        image = self._records.decode_picture(store, field, value)
         image.name = name
         return image
 
@@ -313,11 +320,12 @@ class Registry:
         dropped = before.pictured - after.pictured
         kept: list[str | bytes] = []
         for name, picture in pictures.items():
-            kept += (image_field(name), picture)
+            field = image_field(name)
+            kept += (field, self._records.encode_picture(store, field, picture))
         record = b""
         if poi is not None:
             poi.ClearField("etag")
-            record = poi.SerializeToString()
+            record = self._records.encode(store, poi_id, poi)
         answer: Any = await self._write(
             keys=[
                 pois_key(store),
@@ -357,14 +365,6 @@ class Registry:
             )
         await self._settled(int(revision))
         return await self.get(store, poi_id)
-
-
-def decode(value: bytes) -> poi_pb2.Poi:
-    """A record as the registry keeps it; its revision is the etag."""
-    revision, _, content = value.partition(b":")
-    poi = poi_pb2.Poi.FromString(content)
-    poi.etag = revision.decode()
-    return poi
 
 
 def _order_key(store: str) -> str:

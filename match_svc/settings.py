@@ -8,7 +8,8 @@ from typing import Annotated, ClassVar
 from pydantic import AfterValidator, Field
 
 from match_svc import calibration
-from mesh.settings import HostPort, OptionalPath, RedisUrl, ServerSettings, Target
+from mesh.settings import HostPort, OptionalPath, RedisUrl, Target
+from mesh.vault.settings import VaultSettings
 
 
 def _calibration(path: Path | None) -> Path | None:
@@ -16,7 +17,7 @@ def _calibration(path: Path | None) -> Path | None:
     return path
 
 
-class MatchServerSettings(ServerSettings):
+class MatchServerSettings(VaultSettings):
     """What the match service can be told, beyond what every server can."""
 
     service: ClassVar[str] = "match"

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from mesh import calling
 from mesh.settings import ServerSettings, TlsFiles
 
 if TYPE_CHECKING:
     from mesh.tls import Credentials
 
+_NONE: Mapping[str, str] = MappingProxyType({})
 MAX_MESSAGE_BYTES = 8 << 20
 
 # Every method, streams too: wait while the server is away (bounded by the deadline where there is one), and repeat
@@ -46,6 +49,7 @@ def connect(
     token: str = "",
     max_message_bytes: int = MAX_MESSAGE_BYTES,
     default_timeout: float = 5.0,
+    metadata: Mapping[str, str] = _NONE,
 ) -> grpc.aio.Channel:
     """A channel to `target` (host:port, dns:///..., xds:///...); nothing connects before the first call.
 
@@ -54,7 +58,8 @@ def connect(
     ValueError (mesh.tls.TlsError) for files that are not an identity, and for a token that would travel in the clear.
 
     A unary call without a timeout of its own gets `default_timeout` seconds, over all its attempts. A stream has no
-    deadline unless given one. Until the server is there, calls wait. Close with `await channel.close()`.
+    deadline unless given one. Until the server is there, calls wait. Every call carries `metadata` (who calls, and
+    why). Close with `await channel.close()`.
     """
     options: list[tuple[str, Any]] = [
         ("grpc.max_send_message_length", max_message_bytes),
@@ -73,10 +78,12 @@ def connect(
         # ... also where it came back under another address: names are looked up again after 1 s, not 30.
         ("grpc.dns_min_time_between_resolutions_ms", 1_000),
     ]
-    interceptors = [_DefaultDeadline(default_timeout)]
+    interceptors: list[grpc.aio.ClientInterceptor] = [_DefaultDeadline(default_timeout)]
     if tls is None:
         if token:
             raise ValueError("a token is sent over TLS only")
+        if metadata:
+            interceptors = [*calling.interceptors(metadata), *interceptors]
         return grpc.aio.insecure_channel(target, options=options, interceptors=interceptors)
     if not service:
         raise ValueError("which service the server must be has to be said")
@@ -91,7 +98,8 @@ def connect(
             target, ours, options=[*options, ("grpc.ssl_target_name_override", name)], interceptors=interceptors
         )
 
-    return RotatingChannel(Identity(tls), make, metadata=[("authorization", f"Bearer {token}")] if token else [])
+    bearer = [("authorization", f"Bearer {token}")] if token else []
+    return RotatingChannel(Identity(tls), make, metadata=[*calling.headers(metadata), *bearer])
 
 
 def to_service(settings: ServerSettings, service: str) -> grpc.aio.Channel:

@@ -55,6 +55,8 @@ _TARGET = _Kind("stores", "targets")
 _WATCHLIST = _Kind("stores", "watchlists")
 _MATCH_REPORT = _Kind("stores", "matchReports")
 _DELIVERY = _Kind("stores", "targets", "deliveries")
+_AUDIT_RECORD = _Kind("stores", "auditRecords")
+_APPROVAL = _Kind("stores", "approvals")
 
 
 def is_id(value: str) -> bool:
@@ -137,6 +139,16 @@ def match_report(store_id: str, report_id: str) -> str:
     return _MATCH_REPORT.format(store_id, report_id)
 
 
+def audit_record(store_id: str, sequence: int) -> str:
+    """stores/{store}/auditRecords/{sequence}"""
+    return _AUDIT_RECORD.format(store_id, str(sequence))
+
+
+def approval(store_id: str, approval_id: str) -> str:
+    """stores/{store}/approvals/{approval}"""
+    return _APPROVAL.format(store_id, approval_id)
+
+
 def parse_store(name: str, field: str = "parent") -> tuple[str]:
     """(store,)"""
     (store_id,) = _STORE.parse(name, field)
@@ -211,6 +223,11 @@ def parse_watchlist(name: str, field: str = "name") -> tuple[str, str]:
 def parse_match_report(name: str, field: str = "name") -> tuple[str, str]:
     """(store, match_report)"""
     return _pair(_MATCH_REPORT, name, field)
+
+
+def parse_approval(name: str, field: str = "name") -> tuple[str, str]:
+    """(store, approval)"""
+    return _pair(_APPROVAL, name, field)
 
 
 def _pair(kind: _Kind, name: str, field: str) -> tuple[str, str]:

@@ -22,7 +22,9 @@ import uvloop
 from grpc_health.v1 import health_pb2_grpc
 
 from mesh import interceptors as standard_interceptors
-from mesh import reflection, telemetry
+from mesh import redis, reflection, telemetry
+from mesh.audit import recorder
+from mesh.audit.interceptor import AuditInterceptor
 from mesh.health import SERVICE as HEALTH_SERVICE
 from mesh.health import Health
 from mesh.settings import ServerSettings, program_name, refuse, split_host_port
@@ -63,9 +65,10 @@ class Server:
 
             authenticator = auth.Authenticator.of(settings, self._identity.current.id.trust_domain)
             self.on_stop(authenticator.close)
-            authorisation.append(auth.AuthInterceptor(authenticator))
+            refused = recorder.record_refusal if settings.audit_redis_url else None
+            authorisation.append(auth.AuthInterceptor(authenticator, on_refusal=refused))
         self._grpc = grpc.aio.server(
-            interceptors=[*standard_interceptors.standard(*authorisation), *interceptors],
+            interceptors=[*standard_interceptors.standard(*authorisation), *interceptors, *self._audit()],
             options=[
                 ("grpc.max_send_message_length", settings.max_message_bytes),
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
@@ -80,6 +83,18 @@ class Server:
                 ("grpc.http2.max_pings_without_data", 0),
             ],
         )
+
+    def _audit(self) -> list[grpc.aio.ServerInterceptor]:
+        """Innermost: records what was let in, and how it went."""
+        settings = self._settings
+        if not settings.audit_redis_url:
+            return []
+        client = redis.connect(settings.audit_redis_url)
+        auditor = recorder.Auditor(client, settings.service, settings.audit_store)
+        recorder.install(auditor)
+        self.on_stop(client.aclose)
+        self.on_stop(auditor.close)
+        return [AuditInterceptor(auditor, require_purpose=settings.audit_require_purpose)]
 
     @property
     def address(self) -> str:

@@ -31,7 +31,7 @@ from pydantic_settings import (
 )
 
 PREFIX = "POI_"
-SERVICES = ("embed", "match", "history", "region", "alert", "ingest")
+SERVICES = ("embed", "match", "history", "region", "alert", "ingest", "audit")
 """The services that may have a table in a shared file."""
 
 _HOST_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):(?P<port>\d{1,5})")
@@ -72,6 +72,10 @@ def _redis_url(value: str) -> str:
     return value
 
 
+def _redis_url_or_off(value: str) -> str:
+    return _redis_url(value) if value else value
+
+
 def _mqtt_url(value: str) -> str:
     if not re.fullmatch(r"mqtts?://[^\s/]+/?", value):
         raise ValueError("is not mqtt://host:port or mqtts://host:port")
@@ -83,6 +87,8 @@ HostPort = Annotated[str, AfterValidator(_host_port)]
 Target = Annotated[str, AfterValidator(_target)]
 """Where another service is: host:port or a gRPC target such as dns:///match:7002 or xds:///match."""
 RedisUrl = Annotated[str, AfterValidator(_redis_url)]
+RedisUrlOrOff = Annotated[str, AfterValidator(_redis_url_or_off)]
+"""A Redis, or nothing when empty."""
 MqttUrl = Annotated[str, AfterValidator(_mqtt_url)]
 StoreId = Annotated[str, AfterValidator(_store_id)]
 OptionalPath = Annotated[Path | None, BeforeValidator(lambda value: None if value == "" else value)]
@@ -121,6 +127,13 @@ class ServerSettings(BaseSettings):
     """Seconds between NOT_SERVING and the end of listening, in which balancers look elsewhere."""
     grace_seconds: Annotated[float, Field(ge=0, le=300)] = 5.0
     """Seconds that running calls get to finish once the server no longer takes new ones."""
+    audit_redis_url: RedisUrlOrOff = ""
+    """Redis of the audit log: every read and change of what is kept of people is recorded there, and refused while it
+    cannot be. Empty, the default, switches that off."""
+    audit_store: StoreId = "mesh"
+    """Whose chain takes the records of calls that name no store."""
+    audit_require_purpose: bool = False
+    """Refuse enrolments, searches, exports and erasures that do not say why (metadata `purpose`)."""
     ready_file: OptionalPath = None
     """Where to write {"listen", "metrics", "pid"} as JSON once serving: how a launcher learns of free ports."""
     tls_certificate: OptionalPath = None

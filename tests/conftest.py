@@ -9,7 +9,7 @@ from typing import Protocol
 import pytest
 import redis
 
-from mesh.local import MODULES, Broker, Mesh, Program, Redis, Service
+from mesh.local import USUAL, Broker, Mesh, Program, Redis, Service
 from mesh.local import free_port as a_free_port
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -31,7 +31,7 @@ class StartMesh(Protocol):
         self,
         env: Mapping[str, str] | None = None,
         *,
-        services: Iterable[str] = tuple(MODULES),
+        services: Iterable[str] = USUAL,
         mqtt_url: str | None = None,
     ) -> Mesh: ...
 
@@ -126,7 +126,7 @@ def mesh(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[StartMesh]:
         def start(
             env: Mapping[str, str] | None = None,
             *,
-            services: Iterable[str] = tuple(MODULES),
+            services: Iterable[str] = USUAL,
             mqtt_url: str | None = None,
         ) -> Mesh:
             whole = Mesh(tmp_path / "mesh", env={**_AT_ONCE, **(env or {})}, services=services, mqtt_url=mqtt_url)

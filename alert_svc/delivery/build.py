@@ -20,15 +20,17 @@ from alert_svc.settings import AlertSettings
 from mesh.redis import Redis
 from mesh.server import Server
 from mesh.settings import program_name, refuse
+from mesh.vault import Box
 
 
-async def add(server: Server, settings: AlertSettings, redis: Redis, log: AlertLog) -> None:
+async def add(server: Server, settings: AlertSettings, redis: Redis, log: AlertLog, box: Box) -> None:
     """Lets the server deliver, and serve DeliveryService. Ends the process where a setting cannot be used."""
     store = TargetStore(
         redis,
         retention_days=settings.retention_days,
         keep=settings.delivery_keep,
         heartbeat=settings.heartbeat_seconds,
+        box=box,
     )
     limits = Limits(
         timeout=settings.delivery_timeout_seconds,

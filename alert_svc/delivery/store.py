@@ -1,11 +1,11 @@
 """Targets in Redis, how far each has got, and what became of its deliveries.
 
-Of a store: `poi:{store}:targets` (hash: id -> Target, secrets included). Of a target, with the prefix
-`poi:{store}:target:{target}`: the prefix itself (hash: cursor, failures, error, success), `/owner` (the lease of
-whoever delivers), `/records` (hash: delivery id -> Delivery), and sorted sets of delivery ids: `/recent`, `/dead` (dead
-letters, which are not in recent) and `/replay` (dead letters to deliver again, which are also in recent). A delivery's
-id is the place of its event in the log, so that ids sort as events happened. Alerts themselves stay in the log alone:
-what is erased there is erased.
+Of a store: `poi:{store}:targets` (hash: id -> Target, secrets included, sealed where there is a vault). Of a target,
+with the prefix `poi:{store}:target:{target}`: the prefix itself (hash: cursor, failures, error, success), `/owner` (the
+lease of whoever delivers), `/records` (hash: delivery id -> Delivery), and sorted sets of delivery ids: `/recent`,
+`/dead` (dead letters, which are not in recent) and `/replay` (dead letters to deliver again, which are also in recent).
+A delivery's id is the place of its event in the log, so that ids sort as events happened. Alerts themselves stay in the
+log alone: what is erased there is erased.
 
 Two keys are of no store: `poi:{targets}:stores` (set of stores that have targets) and `poi:{targets}:changes` (stream
 that tells all servers that something changed). All scripts bear being run twice. Redis 6.2 or later.
@@ -17,6 +17,7 @@ import time
 from collections.abc import AsyncGenerator, Iterable
 from typing import Any, Final, NamedTuple
 
+import structlog
 from poi.v1 import delivery_pb2
 
 from alert_svc.delivery import scripts
@@ -24,7 +25,9 @@ from mesh import names, tail
 from mesh.errors import Aborted, AlreadyExists, NotFound
 from mesh.redis import Redis
 from mesh.tail import StreamTail
+from mesh.vault import PLAIN, Box, Unopenable
 
+_log = structlog.get_logger(__name__)
 _STORES: Final = "poi:{targets}:stores"
 _CHANGES: Final = "poi:{targets}:changes"
 _KEEP_CHANGES_MS: Final = 3_600_000
@@ -49,9 +52,10 @@ class Progress(NamedTuple):
 class TargetStore:
     """The targets of all stores in one Redis."""
 
-    def __init__(self, redis: Redis, *, retention_days: float, keep: int, heartbeat: float) -> None:
-        """`keep`: deliveries remembered of a target, besides dead letters. `heartbeat`: seconds, see `changes`."""
-        self.redis = redis
+    def __init__(self, redis: Redis, *, retention_days: float, keep: int, heartbeat: float, box: Box = PLAIN) -> None:
+        """`keep`: deliveries remembered of a target, besides dead letters. `heartbeat`: seconds, see `changes`.
+        `box` seals targets: their secrets let somebody in elsewhere."""
+        self.redis, self._box = redis, box
         self._retention_ms, self._keep = round(retention_days * _DAY_MS), keep
         self._changes = StreamTail(redis, _CHANGES, heartbeat=heartbeat)
         self._create, self._change, self._delete, self._settle, self._replay = (
@@ -65,22 +69,23 @@ class TargetStore:
         # A store too many in the set does no harm; one too few would have targets that nobody delivers to.
         await _async(self.redis.sadd(_STORES, store_id))
         base = _base(store_id, target_id)
-        arguments: list[str | bytes] = [target_id, target.SerializeToString(deterministic=True), cursor]
+        arguments: list[str | bytes] = [target_id, self._sealed(target), cursor]
         if not await self._create(keys=[_targets(store_id), base], args=arguments):
             raise AlreadyExists(target.name)
         await self.announce(target.name)
 
     async def get(self, name: str) -> delivery_pb2.Target:
-        """The target, secrets included. Raises InvalidArgument, NotFound."""
-        return delivery_pb2.Target.FromString(await self._kept(*names.parse_target(name)))
+        """The target, secrets included. Raises InvalidArgument, NotFound, mesh.vault.Unopenable."""
+        store_id, target_id = names.parse_target(name)
+        return self._opened(store_id, target_id, await self._kept(store_id, target_id))
 
     async def change(self, before: delivery_pb2.Target, after: delivery_pb2.Target, cursor: str = "") -> None:
         """Replaces a target, which begins after `cursor` where that is given. Raises NotFound, Aborted."""
         store_id, target_id = names.parse_target(before.name)
         arguments: list[str | bytes] = [
             target_id,
-            before.SerializeToString(deterministic=True),
-            after.SerializeToString(deterministic=True),
+            await self._as_kept(before),
+            self._sealed(after),
             cursor,
         ]
         if not await self._change(keys=[_targets(store_id), _base(store_id, target_id)], args=arguments):
@@ -91,14 +96,20 @@ class TargetStore:
         """Removes a target and all that is known of its deliveries. Raises Aborted."""
         store_id, target_id = names.parse_target(target.name)
         keys = [_targets(store_id), *_all_keys(store_id, target_id)]
-        if not await self._delete(keys=keys, args=[target_id, target.SerializeToString(deterministic=True)]):
+        if not await self._delete(keys=keys, args=[target_id, await self._as_kept(target)]):
             raise Aborted("the target has changed: read it again", reason="ETAG_MISMATCH")
         await self.announce(target.name)
 
     async def of_store(self, store_id: str) -> list[delivery_pb2.Target]:
-        """The targets of a store by id, secrets included."""
+        """The targets of a store by id, secrets included. One that cannot be opened keeps no other from delivery."""
         kept: dict[bytes, bytes] = await _async(self.redis.hgetall(_targets(store_id)))
-        return [delivery_pb2.Target.FromString(value) for _, value in sorted(kept.items())]
+        targets = []
+        for raw_id, value in sorted(kept.items()):
+            try:
+                targets.append(self._opened(store_id, raw_id.decode("ascii"), value))
+            except Unopenable as error:
+                _log.error("target_unreadable", store=store_id, target=raw_id.decode("ascii"), error=str(error))
+        return targets
 
     async def everywhere(self) -> list[delivery_pb2.Target]:
         """The targets of all stores."""
@@ -200,11 +211,28 @@ class TargetStore:
         waiting: Any = await self.redis.zrange(_all_keys(*names.parse_target(name))[5], 0, 0)
         return cursor_of(waiting[0].decode("ascii")) if waiting else ""
 
+    def _sealed(self, target: delivery_pb2.Target) -> bytes:
+        store_id, target_id = names.parse_target(target.name)
+        return self._box.seal(store_id, target.SerializeToString(deterministic=True), _context(target_id))
+
+    def _opened(self, store_id: str, target_id: str, kept: bytes) -> delivery_pb2.Target:
+        return delivery_pb2.Target.FromString(self._box.open(store_id, kept, _context(target_id)))
+
+    async def _as_kept(self, target: delivery_pb2.Target) -> bytes:
+        """The bytes that are kept of it; none when it is not as it was, or is gone."""
+        store_id, target_id = names.parse_target(target.name)
+        kept: bytes | None = await _async(self.redis.hget(_targets(store_id), target_id))
+        return kept if kept is not None and self._opened(store_id, target_id, kept) == target else b""
+
     async def _kept(self, store_id: str, target_id: str) -> bytes:
         kept: bytes | None = await _async(self.redis.hget(_targets(store_id), target_id))
         if kept is None:
             raise NotFound(names.target(store_id, target_id))
         return kept
+
+
+def _context(target_id: str) -> bytes:
+    return b"target/" + target_id.encode()
 
 
 def delivery_id(cursor: str) -> str:

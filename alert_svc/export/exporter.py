@@ -21,6 +21,7 @@ from alert_svc.export.records import ExportRecord, ExportRecords
 from alert_svc.log import AlertLog, now
 from mesh.errors import MeshError, NotFound
 from mesh.redis import Redis
+from mesh.vault import PLAIN, Box
 
 _log = structlog.get_logger(__name__)
 
@@ -34,10 +35,12 @@ _GONE: Final = "it was erased, or is older than what is kept"
 class Exporter:
     """Makes case files."""
 
-    def __init__(self, redis: Redis, log: AlertLog, sources: Sources, *, retention_days: float) -> None:
-        """`retention_days`: how long it is remembered who exported an alert, at least."""
+    def __init__(
+        self, redis: Redis, log: AlertLog, sources: Sources, *, retention_days: float, box: Box = PLAIN
+    ) -> None:
+        """`retention_days`: how long it is remembered who exported an alert, at least. `box` seals that."""
         self._redis, self._log, self._sources = redis, log, sources
-        self._records = ExportRecords(redis, retention_days=retention_days)
+        self._records = ExportRecords(redis, retention_days=retention_days, box=box)
         self._room = asyncio.Semaphore(_AT_ONCE)
 
     async def export(self, name: str, actor: str, purpose: str) -> AsyncGenerator[bytes, None]:

@@ -8,6 +8,8 @@ import typer
 from clients.cli import (
     alert_settings,
     alerts,
+    approvals,
+    audit,
     erase,
     export,
     faces,
@@ -21,7 +23,7 @@ from clients.cli import (
     tuning,
     watchlists,
 )
-from clients.cli.options import SERVICES
+from clients.cli.options import AUDIT, SERVICES
 from clients.cli.session import Mesh
 from mesh.settings import TlsFiles
 
@@ -47,6 +49,7 @@ def poi(
     region_target: Annotated[str, _target("region")] = SERVICES["region"],
     alert_target: Annotated[str, _target("alert")] = SERVICES["alert"],
     ingest_target: Annotated[str, _target("ingest")] = SERVICES["ingest"],
+    audit_target: Annotated[str, _target("audit")] = AUDIT,
     tls_certificate: Annotated[
         Path | None, typer.Option(envvar="POI_TLS_CERTIFICATE", help="This tool's certificate (PEM).")
     ] = None,
@@ -55,6 +58,7 @@ def poi(
     token: Annotated[
         str, typer.Option(envvar="POI_TOKEN", help="Who you are: a JWT. Better in the variable than here.")
     ] = "",
+    purpose: Annotated[str, typer.Option(envvar="POI_PURPOSE", help="Why you ask, for the audit log.")] = "",
 ) -> None:
     """Persons of interest: who they are, where they are, where they were."""
     targets = (embed_target, match_target, history_target, region_target, alert_target, ingest_target)
@@ -62,7 +66,8 @@ def poi(
     if len(files) not in (0, 3):
         raise typer.BadParameter("--tls-certificate, --tls-key and --tls-ca go together")
     tls = TlsFiles(*files) if files else None
-    context.obj = Mesh(store, dict(zip(SERVICES, targets, strict=True)), tls, token.strip())
+    by_name = {**dict(zip(SERVICES, targets, strict=True)), "audit": audit_target}
+    context.obj = Mesh(store, by_name, tls, token.strip(), purpose)
 
 
 _COMMANDS = (
@@ -80,6 +85,8 @@ _COMMANDS = (
     erase,
     places,
     operations,
+    audit,
+    approvals,
 )
 for commands in _COMMANDS:
     commands.register(app)

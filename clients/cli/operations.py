@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from poi.v1 import ingest_pb2, ingest_pb2_grpc
 
 from clients.cli import output
-from clients.cli.options import Json, Limit
+from clients.cli.options import SERVICES, Json, Limit
 from clients.cli.session import Mesh, execute, pages
 
 _HEALTH_SECONDS: Final = 2.0
@@ -92,8 +92,8 @@ def status(context: typer.Context, json: Json = False) -> None:
     mesh: Mesh = context.obj
 
     async def run() -> dict[str, str]:
-        states = await asyncio.gather(*(_health(mesh, name) for name in mesh.targets))
-        return dict(zip(mesh.targets, states, strict=True))
+        states = await asyncio.gather(*(_health(mesh, name) for name in SERVICES))
+        return dict(zip(SERVICES, states, strict=True))
 
     states = execute(run())
     if json:

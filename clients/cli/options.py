@@ -25,7 +25,9 @@ SERVICES: Final = {
     "alert": "127.0.0.1:7005",
     "ingest": "127.0.0.1:7006",
 }
-"""The servers, and where each listens by default."""
+"""The servers of every store, and where each listens by default."""
+AUDIT: Final = "127.0.0.1:7008"
+"""Where the audit server listens by default, where there is one."""
 
 
 class Severity(StrEnum):

@@ -38,6 +38,8 @@ class Mesh:
     """The certificate of this tool; None where servers ask for none."""
     token: str = ""
     """Of whoever uses it."""
+    purpose: str = ""
+    """Why all this is done, for the audit log."""
 
     @property
     def parent(self) -> str:
@@ -59,6 +61,7 @@ class Mesh:
 
     def connect(self, service: str, seconds: float) -> grpc.aio.Channel:
         """A channel to a server, whether it answers or not. Raises Refused for certificates that are not there."""
+        said = {"actor": os_user(), "purpose": self.purpose}
         try:
             return channels.connect(
                 self.targets[service],
@@ -66,6 +69,7 @@ class Mesh:
                 tls=self.tls,
                 token=self.token,
                 default_timeout=seconds,
+                metadata={name: value for name, value in said.items() if value},
             )
         except ValueError as error:
             raise Refused(f"{error} (--tls-certificate, --tls-key, --tls-ca)") from None

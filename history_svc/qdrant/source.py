@@ -26,6 +26,7 @@ from history_svc.sealed.index import SegmentedIndex
 from history_svc.sealed.manifest import Damaged
 from history_svc.seam import PLAIN, Seam
 from history_svc.stored import Stored
+from mesh.vault import Unopenable
 
 _ROWS = 1024
 
@@ -186,7 +187,7 @@ def _sealed(directory: Path, header: Header, seam: Seam) -> list[tuple[Path, Sea
         if re.fullmatch(r"\d+-\d+\.\d+", path.name):  # else it is being written, or removed
             try:
                 opened.append((path, SealedFaces(path, manifest.load(path), seam)))
-            except (Damaged, OSError, RuntimeError) as error:
+            except (Damaged, OSError, RuntimeError, Unopenable) as error:
                 raise Incomplete(f"the segment {path.name} cannot be read: {error}") from None
     for _, one in opened:
         if one.manifest.header != header:

@@ -31,7 +31,7 @@ from history_svc.qdrant.reads import QdrantReads
 from history_svc.qdrant.states import frame_point_id
 from history_svc.qdrant.tracks import Tracks
 from history_svc.records import Frame, Header
-from history_svc.seam import Seam
+from history_svc.seam import PLAIN, Seam
 from history_svc.settings import Settings
 from mesh.embeddings import DIMENSIONS, FACE_MODEL
 from mesh.errors import MeshError, Unavailable
@@ -62,11 +62,11 @@ class QdrantHistory:
         self.index.drop_before(self.oldest_ns())
 
     @classmethod
-    def open(cls, settings: Settings) -> QdrantHistory:
+    def open(cls, settings: Settings, seam: Seam = PLAIN) -> QdrantHistory:
         """Connects, and makes the collections where there are none. Blocks. Raises as Database and FrameStore do."""
         header = Header(settings.store, FACE_MODEL, DIMENSIONS[FACE_MODEL])
         database = Database(connect(settings.qdrant_url), header)
-        frames = FrameStore.open(settings.frames_url, Path(), Seam())
+        frames = FrameStore.open(settings.frames_url, Path(), seam)
         frames.leave_orphans()
         return cls(settings, database, frames)
 

@@ -21,6 +21,7 @@ from history_svc.sealed.faces import SealedFaces
 from history_svc.sealed.manifest import Damaged
 from history_svc.seam import PLAIN, Seam
 from history_svc.segments import fsync_directory
+from mesh.vault import Unopenable
 
 _log = structlog.get_logger(__name__)
 _OURS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
@@ -119,7 +120,7 @@ class Directory:
             if known.header != self.header:
                 raise OtherHeader(known.header)
             return SealedFaces(directory, known, self._seam)
-        except OtherHeader:
+        except (OtherHeader, Unopenable):
             raise
         except Exception as error:  # whatever a library makes of a damaged file
             if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _OURS):

@@ -31,6 +31,7 @@ from history_svc.records import (
 from history_svc.sealed.build import Content
 from history_svc.sealed.faces import SealedFaces
 from history_svc.seam import Seam
+from mesh.vault import Unopenable
 
 _log = structlog.get_logger(__name__)
 _NS: Final = 1_000_000_000
@@ -213,6 +214,8 @@ def _records(
             offset += segments.HEAD_BYTES + len(found)
             try:
                 content = decode(seam.open(found), dimension)
+            except Unopenable:
+                raise  # it is the keys that are wrong: the file stays until they are back
             except ValueError:
                 pass  # of another version, or of another key
             else:

@@ -1,6 +1,7 @@
 """Who calls, and whether they may: mutual TLS for services, tokens (JWT) for people and clients, one policy table.
 
-principal.py    who calls: `Principal`, `Role`, and `current()` for whoever handles a call
+`mesh.principal` is who calls: `Principal`, `Role`, and `current()` for whoever handles a call.
+
 policy.py       THE table: who may call which method, where its request says the store and who acts
 requests.py     reads and fills those fields
 keys.py         the public keys of issuers: a file, an address, an OIDC provider
@@ -12,7 +13,7 @@ interceptor.py  asks the above for every call of a server, and refuses
 from mesh.auth.authenticator import Authenticator
 from mesh.auth.interceptor import AuthInterceptor, Refusal
 from mesh.auth.policy import POLICY, Rule
-from mesh.auth.principal import ALL, Principal, Role, current
+from mesh.principal import ALL, Principal, Role, current
 
 __all__ = [
     "ALL",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 from mesh.auth.keys import Keys, keys_of
-from mesh.auth.principal import ALL, Principal
 from mesh.auth.tokens import LOCAL_ISSUER, Tokens
 from mesh.errors import Unauthenticated
+from mesh.principal import ALL, Principal
 from mesh.settings import SERVICES, ServerSettings, program_name, refuse
 from mesh.tls import WHOLE_MESH, SpiffeId
 

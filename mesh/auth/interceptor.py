@@ -15,11 +15,11 @@ from prometheus_client import Counter
 
 from mesh.auth.authenticator import Authenticator
 from mesh.auth.policy import POLICY, Rule
-from mesh.auth.principal import Principal, _current
 from mesh.auth.requests import Requests
 from mesh.auth.tokens import LEEWAY_SECONDS
 from mesh.errors import MeshError, PermissionDenied, Unauthenticated
 from mesh.interceptors.base import Behaviour, Interceptor, Rpc
+from mesh.principal import CURRENT, Principal
 
 _log = structlog.get_logger(__name__)
 _REFUSED: Final = Counter(
@@ -83,13 +83,13 @@ class AuthInterceptor(Interceptor):
                         passed, reading = call.checked(request), _CheckedReads(context, call)
                     else:
                         call.check(request)
-                token = _current.set(principal)
+                token = CURRENT.set(principal)
                 try:
                     if streams and principal.expires is not None:
                         return await _until(principal.expires, behaviour(passed, reading))
                     return await behaviour(passed, reading)
                 finally:
-                    _current.reset(token)
+                    CURRENT.reset(token)
             finally:
                 if call.refused is not None:
                     refusal = Refusal(call.principal, method, call.resource, call.refused, context.peer())

@@ -12,7 +12,7 @@ from typing import Final
 
 from poi.v1 import poi_pb2
 
-from mesh.auth.principal import Role
+from mesh.principal import Role
 
 OPERATOR, ANALYST, ENROLLER = Role.OPERATOR, Role.ANALYST, Role.ENROLLER
 ADMIN, AUDITOR, CAMERA = Role.ADMIN, Role.AUDITOR, Role.CAMERA
@@ -74,6 +74,21 @@ _ALERT: Final = {
         store="alert_settings.name",
         more=tuple(f"alert_settings.suppression_rules.{each}" for each in _FILTERS),
     ),
+}
+
+_APPROVAL: Final = {
+    "ListApprovals": _rule(ENROLLER, ADMIN, AUDITOR),
+    "GetApproval": _rule(ENROLLER, ADMIN, AUDITOR, store="name"),
+    "Approve": _rule(ENROLLER, ADMIN, store="name"),
+    "Reject": _rule(ENROLLER, ADMIN, store="name"),
+    "GetApprovalSettings": _rule(*_EVERYBODY, store="name"),
+    "UpdateApprovalSettings": _rule(ADMIN, store="approval_settings.name"),
+}
+
+_AUDIT: Final = {
+    "ListAuditRecords": _rule(AUDITOR),
+    "ExportAudit": _rule(AUDITOR),
+    "VerifyChain": _rule(AUDITOR),
 }
 
 _DELIVERY: Final = {
@@ -182,6 +197,8 @@ _WATCHLIST: Final = {
 
 _SERVICES: Final = {
     "poi.v1.AlertService": _ALERT,
+    "poi.v1.ApprovalService": _APPROVAL,
+    "poi.v1.AuditService": _AUDIT,
     "poi.v1.DeliveryService": _DELIVERY,
     "poi.v1.EmbeddingService": _EMBEDDING,
     "poi.v1.FeedbackService": _FEEDBACK,

@@ -12,8 +12,8 @@ from typing import Any, Final
 from google.protobuf.message import Message
 
 from mesh.auth.policy import Rule
-from mesh.auth.principal import ALL, Principal, Stores
 from mesh.errors import InvalidArgument, NotFound, PermissionDenied
+from mesh.principal import ALL, Principal, Stores
 
 _REMEMBERED: Final = 64
 """How many names one stream may have that need no second look."""

@@ -11,8 +11,8 @@ from typing import Any, Final
 import jwt
 
 from mesh.auth.keys import ALGORITHMS, Keys
-from mesh.auth.principal import ALL, Principal, Role, Stores
 from mesh.errors import Unauthenticated
+from mesh.principal import ALL, Principal, Role, Stores
 
 LOCAL_ISSUER: Final = "poi-mesh"
 """Issuer of local accounts' tokens (`python -m mesh.token`)."""

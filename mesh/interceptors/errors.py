@@ -32,14 +32,15 @@ class ErrorsInterceptor(Interceptor):
             except grpc.aio.AbortError:  # the handler ended the RPC itself (grpc's own health and reflection do)
                 raise
             except Exception as error:
-                known = _translate(error)
+                known = translate(error)
                 status = to_status(known or _unexpected(rpc, error))
                 await context.abort_with_status(rpc_status.to_status(status))  # type: ignore[no-untyped-call]
 
         return run
 
 
-def _translate(error: Exception) -> MeshError | None:
+def translate(error: Exception) -> MeshError | None:
+    """What the client is told of an error; None of one that is unexpected."""
     if isinstance(error, MeshError):
         return error
     if isinstance(error, grpc.aio.AioRpcError):

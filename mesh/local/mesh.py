@@ -28,22 +28,27 @@ MODULES: Mapping[str, str] = {
     "history": "history_svc",
     "region": "history_svc.region",
     "alert": "alert_svc",
+    "audit": "mesh.audit",
     "ingest": "ingest_svc",
 }
 """Service name -> the module that `python -m` runs, in the order of starting; stopped in reverse, so ingest first."""
+AUDIT = "audit"
+USUAL: tuple[str, ...] = tuple(name for name in MODULES if name != AUDIT)
+"""Those that a store cannot do without."""
 
 Progress = Callable[[str, str], None]
 
 
 class Mesh:
-    """Redis, an MQTT broker and the six services, each knowing where the others are.
+    """Redis, an MQTT broker and the services, each knowing where the others are.
 
     Args:
         data_dir: of this run: one directory a program, and history's log.
         redis_url: of a Redis to use; None starts one (`redis`).
         mqtt_url: of a broker to use; None starts one (`broker`).
         env: settings for all services, over those of this process (POI_STORE, POI_MODELS_DIR, ...).
-        services: which of `MODULES` to run; the others are neither started nor waited for.
+        services: which of `MODULES` to run; the others are neither started nor waited for. With "audit" among them
+            all of them record who reads or changes what is kept of people.
         progress: called with (program, "starting" | "ready" | "stopped").
         autosave_changes: of the broker, see `Broker`.
         ports: of the services' gRPC servers, by name; free ones where not given.
@@ -57,7 +62,7 @@ class Mesh:
         redis_url: str | None = None,
         mqtt_url: str | None = None,
         env: Mapping[str, str] | None = None,
-        services: Iterable[str] = tuple(MODULES),
+        services: Iterable[str] = USUAL,
         progress: Progress | None = None,
         autosave_changes: int = 20,
         ports: Mapping[str, int] | None = None,
@@ -92,6 +97,7 @@ class Mesh:
             "POI_HISTORY_DATA_DIR": str((data_dir / "history-data").resolve()),
             **{f"POI_{name.upper()}_TARGET": f"127.0.0.1:{port}" for name, port in ports.items()},
             **(self.secured.env if self.secured else {}),
+            **({"POI_AUDIT_REDIS_URL": self.redis_url} if AUDIT in wanted else {}),
             **(env or {}),
         }
         """The settings that every service is given."""

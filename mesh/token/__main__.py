@@ -9,8 +9,8 @@ from typing import Annotated, Final, NoReturn
 
 import typer
 
-from mesh.auth.principal import Role
 from mesh.pki.__main__ import a_span
+from mesh.principal import Role
 from mesh.token.accounts import Accounts, AccountsError
 
 Directory = Annotated[Path, typer.Option("--keys", envvar="POI_KEYS_DIR", help="Where the keys are that sign.")]

@@ -13,9 +13,9 @@ import orjson
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from mesh.auth.principal import Role
 from mesh.auth.tokens import LOCAL_ISSUER
 from mesh.pki.files import write
+from mesh.principal import Role
 
 _ALGORITHM: Final = "ES256"
 LONGEST: Final = timedelta(days=31)

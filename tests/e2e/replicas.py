@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from mesh.local import MODULES, Mesh, Service, free_port
+from mesh.local import MODULES, USUAL, Mesh, Service, free_port
 
 ALONE = "history"
 """Keeps its data in a directory that one process at a time may use."""
@@ -44,8 +44,8 @@ class Replicated:
 @contextmanager
 def replicated(data_dir: Path, env: Mapping[str, str]) -> Iterator[Replicated]:
     """Starts two of everything but `ALONE`, one Redis, and one broker that shares the messages out."""
-    first = {name: free_port() for name in MODULES}
-    second = {name: free_port() for name in MODULES if name != ALONE}
+    first = {name: free_port() for name in USUAL}
+    second = {name: free_port() for name in USUAL if name != ALONE}
     both = {
         f"POI_{name.upper()}_TARGET": (
             f"ipv4:127.0.0.1:{port},127.0.0.1:{second[name]}" if name in second else f"127.0.0.1:{port}"

@@ -29,7 +29,7 @@ from poi.v1 import (
 )
 
 from mesh.errors import Draining, from_rpc
-from mesh.local import MODULES
+from mesh.local import MODULES, USUAL
 from tests.e2e.store import Store
 
 pytestmark = pytest.mark.timeout(120)  # many processes, also on a machine with other work
@@ -79,7 +79,7 @@ def test_a_port_that_is_taken_is_one_clear_line(name: str, tmp_path: Path, model
     assert address in line
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", USUAL)
 async def test_sigterm_ends_a_server_in_good_order_while_streams_are_open(store: Store, name: str) -> None:
     service = store.mesh.services[name]
     logged = len(service.log_path.read_bytes())

@@ -61,9 +61,9 @@ class Principal:
     """When the token ends, in seconds since the epoch."""
 
 
-_current: ContextVar[Principal | None] = ContextVar("principal", default=None)
+CURRENT: ContextVar[Principal | None] = ContextVar("principal", default=None)
 
 
 def current() -> Principal | None:
     """Who makes the call that is being handled; None where authorisation is off."""
-    return _current.get()
+    return CURRENT.get()

@@ -1,0 +1,111 @@
+"""ApprovalService: lets a second person decide."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from poi.v1 import approval_pb2, approval_pb2_grpc, audit_pb2
+
+from mesh import names, pages
+from mesh.approvals.store import APPROVED, PENDING, REJECTED, Approvals
+from mesh.audit.actor import actor_of, metadata_of
+from mesh.errors import FailedPrecondition, InvalidArgument, PermissionDenied, Unauthenticated
+
+SERVICE: Final = "poi.v1.ApprovalService"
+_DEFAULT_PAGE, _MAX_PAGE = 50, 1000
+_FIELDS: Final = ("enrolment", "erasure", "valid_for")
+
+
+class ApprovalServicer(approval_pb2_grpc.ApprovalServiceServicer):
+    """Serves ApprovalService."""
+
+    def __init__(self, approvals: Approvals) -> None:
+        self._approvals = approvals
+
+    async def ListApprovals(
+        self, request: approval_pb2.ListApprovalsRequest, context: Any
+    ) -> approval_pb2.ListApprovalsResponse:
+        """Newest first."""
+        (store,) = names.parse_store(request.parent)
+        size = pages.clamp(request.page_size, _DEFAULT_PAGE, _MAX_PAGE)
+        before = str(pages.decode(request.page_token, request).get("before", ""))
+        found = await self._approvals.newest(store, before, size)
+        response = approval_pb2.ListApprovalsResponse(
+            approvals=[
+                approval
+                for _, approval in found
+                if approval is not None and request.state in (approval_pb2.APPROVAL_STATE_UNSPECIFIED, approval.state)
+            ]
+        )
+        if len(found) == size:
+            response.next_page_token = pages.encode({"before": found[-1][0]}, request)
+        return response
+
+    async def GetApproval(self, request: approval_pb2.GetApprovalRequest, context: Any) -> approval_pb2.Approval:
+        """With its request as long as it waits."""
+        return await self._approvals.get(request.name)
+
+    async def Approve(self, request: approval_pb2.ApproveRequest, context: Any) -> approval_pb2.Approval:
+        """By another person than who asked."""
+        return await self._decide(request.name, APPROVED, request.note, context)
+
+    async def Reject(self, request: approval_pb2.RejectRequest, context: Any) -> approval_pb2.Approval:
+        """By anybody, who asked included: they may think better of it."""
+        return await self._decide(request.name, REJECTED, request.note, context)
+
+    async def GetApprovalSettings(
+        self, request: approval_pb2.GetApprovalSettingsRequest, context: Any
+    ) -> approval_pb2.ApprovalSettings:
+        """Of a store."""
+        return await self._approvals.settings(_store_of_settings(request.name, "name"))
+
+    async def UpdateApprovalSettings(
+        self, request: approval_pb2.UpdateApprovalSettingsRequest, context: Any
+    ) -> approval_pb2.ApprovalSettings:
+        """Of a store."""
+        wanted = request.approval_settings
+        store = _store_of_settings(wanted.name, "approval_settings.name")
+        paths = list(request.update_mask.paths) or list(_FIELDS)
+        if wrong := [path for path in paths if path not in _FIELDS]:
+            raise InvalidArgument(violations=[("update_mask", f"{path[:100]!r} cannot be changed") for path in wrong])
+        settings = await self._approvals.settings(store)
+        for path in paths:
+            settings.ClearField(path)  # type: ignore[arg-type]
+            if path != "valid_for":
+                setattr(settings, path, getattr(wanted, path))
+            elif wanted.HasField("valid_for"):
+                settings.valid_for.CopyFrom(wanted.valid_for)
+        await self._approvals.configure(store, settings)
+        return await self._approvals.settings(store)
+
+    async def _decide(
+        self, name: str, state: approval_pb2.ApprovalState.ValueType, note: str, context: Any
+    ) -> approval_pb2.Approval:
+        actor = actor_of(metadata_of(context))
+        if not actor.name:
+            raise Unauthenticated("say who you are: metadata `actor`", reason="ACTOR_REQUIRED")
+
+        def decide(approval: approval_pb2.Approval) -> None:
+            if state == APPROVED and _same(actor, approval.requester):
+                raise PermissionDenied("who asked cannot approve it", reason="SAME_PERSON")
+            if approval.state != PENDING:
+                now = approval_pb2.ApprovalState.Name(approval.state).removeprefix("APPROVAL_STATE_")
+                raise FailedPrecondition(f"{name} is {now}", reason="NOT_PENDING", metadata={"state": now})
+            approval.state, approval.note = state, note
+            approval.approver.CopyFrom(actor)
+            approval.decide_time.GetCurrentTime()
+
+        return await self._approvals.change(name, decide)
+
+
+def _same(one: audit_pb2.AuditActor, other: audit_pb2.AuditActor) -> bool:
+    """Whether they may be the same person: by name, however that is known."""
+    return one.name == other.name
+
+
+def _store_of_settings(name: str, field: str) -> str:
+    parts = name.split("/")
+    if len(parts) != 3 or parts[0] != "stores" or parts[2] != "approvalSettings":
+        raise InvalidArgument(violations=[(field, "must look like stores/{store}/approvalSettings")])
+    (store,) = names.parse_store("/".join(parts[:2]), field)
+    return store

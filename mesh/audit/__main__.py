@@ -1,0 +1,39 @@
+"""`python -m mesh.audit`: serves the audit records to auditors, and approvals to those who approve, until SIGTERM."""
+
+from poi.v1 import approval_pb2_grpc, audit_pb2_grpc
+
+from mesh import redis
+from mesh.aio import Background
+from mesh.approvals.service import SERVICE as APPROVAL_SERVICE
+from mesh.approvals.service import ApprovalServicer
+from mesh.approvals.store import Approvals
+from mesh.audit.service import SERVICE, AuditServicer
+from mesh.audit.settings import AuditSettings
+from mesh.audit.trimming import trim_forever
+from mesh.server import Server, run
+from mesh.settings import load
+from mesh.vault.settings import box_of
+
+
+async def main() -> None:
+    """Builds the parts in order and serves."""
+    settings = load(AuditSettings)
+    server = Server(settings)
+    client = redis.connect(settings.redis_url)
+    server.on_stop(client.aclose)
+    background = Background()
+    background.start(
+        "trim", lambda: trim_forever(client, settings.retention_days, settings.trim_seconds, settings.service)
+    )
+    server.on_stop(background.close)
+    server.add(audit_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(client, server.draining), SERVICE)
+    if settings.approvals_redis_url:
+        approvals = redis.connect(settings.approvals_redis_url)
+        server.on_stop(approvals.aclose)
+        servicer = ApprovalServicer(Approvals(approvals, box_of(settings)))
+        server.add(approval_pb2_grpc.add_ApprovalServiceServicer_to_server, servicer, APPROVAL_SERVICE)
+    await server.serve()
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,3 @@
+from tests.vault.conftest import keys
+
+__all__ = ["keys"]

@@ -1,0 +1,306 @@
+"""Four eyes: nothing is enrolled or removed before somebody else has approved this very request."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from poi.v1 import approval_pb2, approval_pb2_grpc, audit_pb2, poi_pb2
+
+from mesh import redis as connections
+from mesh.approvals.interceptor import WAITS, ApprovalInterceptor
+from mesh.approvals.service import SERVICE, ApprovalServicer
+from mesh.approvals.store import Approvals
+from mesh.audit.methods import AUDITED
+from mesh.errors import from_rpc
+from mesh.redis import Redis
+from mesh.server import Server
+from tests.audit.support import Settings, records
+from tests.match_svc.support import STORE as PARENT
+from tests.match_svc.support import Replica, replica
+from tests.support import embedding, unit, valid_poi
+from tests.vault.conftest import Keys
+from tests.vault.redis_bytes import everything
+
+STORE = PARENT.rpartition("/")[2]
+NAME = "a name that nobody else has"
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+POI = valid_poi(display_name=NAME)
+
+
+def who(name: str, purpose: str = "case 7") -> Any:
+    return (("actor", name), ("purpose", purpose))
+
+
+def wanted(poi_id: str = "p1", **fields: Any) -> poi_pb2.CreatePoiRequest:
+    return poi_pb2.CreatePoiRequest(
+        parent=PARENT,
+        poi_id=poi_id,
+        poi=POI,
+        embeddings=[embedding(unit(1))],
+        allow_duplicate=True,
+        **fields,
+    )
+
+
+@dataclass
+class Eyes:
+    """A registry that asks, and whom it asks."""
+
+    match: Replica
+    approvals: approval_pb2_grpc.ApprovalServiceAsyncStub
+    redis: Redis
+    url: str
+
+    async def needs(self, **settings: Any) -> None:
+        name = f"{PARENT}/approvalSettings"
+        await self.approvals.UpdateApprovalSettings(
+            approval_pb2.UpdateApprovalSettingsRequest(
+                approval_settings=approval_pb2.ApprovalSettings(name=name, **settings)
+            )
+        )
+
+    async def asked(self, request: poi_pb2.CreatePoiRequest, actor: str = "ada") -> str:
+        """The approval that a request waits for."""
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await self.match.pois.CreatePoi(request, metadata=who(actor))
+        told = from_rpc(raised.value)
+        assert (told.code, told.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "APPROVAL_REQUIRED")
+        return told.metadata["approval"]
+
+    async def approve(self, name: str, actor: str = "bob") -> approval_pb2.Approval:
+        return await self.approvals.Approve(approval_pb2.ApproveRequest(name=name, note="seen"), metadata=who(actor))
+
+    async def people(self) -> list[str]:
+        listed = await self.match.pois.ListPois(poi_pb2.ListPoisRequest(parent=PARENT))
+        return sorted(poi.name.rpartition("/")[2] for poi in listed.pois)
+
+
+@pytest.fixture
+async def eyes(redis_url: str, keys: Keys) -> AsyncIterator[Eyes]:
+    keys.run("init", "--store", STORE)
+    client = connections.connect(redis_url)
+    server = Server(Settings(drain_seconds=0.0, grace_seconds=1.0))
+    server.add(
+        approval_pb2_grpc.add_ApprovalServiceServicer_to_server,
+        ApprovalServicer(Approvals(client, keys.vault())),
+        SERVICE,
+    )
+    vault = {"vault_keyring": keys.keyring, "vault_master": keys.master}
+    async with (
+        server,
+        grpc.aio.insecure_channel(server.address) as channel,
+        replica(redis_url, **vault, approvals_redis_url=redis_url, audit_redis_url=redis_url) as match,
+    ):
+        yield Eyes(match, approval_pb2_grpc.ApprovalServiceStub(channel), client, redis_url)
+    await client.aclose()
+
+
+def test_what_waits_is_audited() -> None:
+    assert WAITS.keys() <= AUDITED.keys()
+
+
+async def test_a_store_that_does_not_want_it_asks_nobody(eyes: Eyes) -> None:
+    await eyes.match.pois.CreatePoi(wanted())
+
+    assert await eyes.people() == ["p1"]
+
+
+async def test_an_enrolment_waits_for_a_second_person_and_is_then_done_once(eyes: Eyes) -> None:
+    await eyes.needs(enrolment=True)
+    name = await eyes.asked(wanted())
+    assert await eyes.asked(wanted()) == name, "asking again is the same"
+    assert await eyes.people() == []
+    assert NAME.encode() not in everything(eyes.url), "it waits sealed"
+
+    waiting = await eyes.approvals.GetApproval(approval_pb2.GetApprovalRequest(name=name))
+    request = poi_pb2.CreatePoiRequest()
+    assert waiting.request.Unpack(request)
+    assert request.poi.display_name == NAME
+    assert (waiting.requester.name, waiting.purpose, waiting.state) == (
+        "ada", "case 7", approval_pb2.APPROVAL_STATE_PENDING,
+    )  # fmt: skip
+
+    approved = await eyes.approve(name)
+    assert (approved.approver.name, approved.note) == ("bob", "seen")
+    made = await eyes.match.pois.CreatePoi(wanted(), metadata=who("ada"))
+    assert made.name == f"{PARENT}/pois/p1"
+    assert await eyes.people() == ["p1"]
+
+    used = await eyes.approvals.GetApproval(approval_pb2.GetApprovalRequest(name=name))
+    assert used.state == approval_pb2.APPROVAL_STATE_USED
+    assert not used.HasField("request")
+    assert await eyes.asked(wanted()) == name, "a second time needs a second approval"
+
+
+async def test_nobody_approves_what_they_asked_for_and_nobody_else_may_use_it(eyes: Eyes) -> None:
+    await eyes.needs(enrolment=True)
+    name = await eyes.asked(wanted())
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await eyes.approve(name, "ada")
+    assert from_rpc(raised.value).reason == "SAME_PERSON"
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await eyes.approvals.Approve(approval_pb2.ApproveRequest(name=name))
+    assert from_rpc(raised.value).reason == "ACTOR_REQUIRED"
+
+    await eyes.approve(name)
+    assert await eyes.asked(wanted(), "eve") != name
+    assert await eyes.asked(wanted(poi_id="p2")) != name, "nor for anything else"
+    assert await eyes.people() == []
+
+
+async def test_what_was_rejected_is_not_done_and_no_longer_kept(eyes: Eyes) -> None:
+    await eyes.needs(enrolment=True)
+    name = await eyes.asked(wanted())
+    await eyes.approvals.Reject(approval_pb2.RejectRequest(name=name, note="another one"), metadata=who("bob"))
+
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await eyes.match.pois.CreatePoi(wanted(), metadata=who("ada"))
+    assert from_rpc(raised.value).reason == "APPROVAL_REJECTED"
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await eyes.approve(name)
+    assert from_rpc(raised.value).reason == "NOT_PENDING"
+    assert not await eyes.redis.keys("poi:*:approval:*:request")
+
+
+async def test_nobody_waits_for_ever(eyes: Eyes) -> None:
+    await eyes.needs(enrolment=True, valid_for=Duration(seconds=1))
+    name = await eyes.asked(wanted())
+    await asyncio.sleep(1.1)
+
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await eyes.approve(name)
+    assert from_rpc(raised.value).metadata == {"state": "EXPIRED"}
+    assert not await eyes.redis.keys("poi:*:approval:*:request")
+    assert await eyes.asked(wanted()) == name
+    assert (await eyes.approve(name)).state == approval_pb2.APPROVAL_STATE_APPROVED
+
+
+async def test_a_removal_waits_as_well_and_what_fails_may_be_tried_again(eyes: Eyes) -> None:
+    await eyes.match.pois.CreatePoi(wanted())
+    await eyes.needs(erasure=True)
+    gone = poi_pb2.DeletePoiRequest(name=f"{PARENT}/pois/nobody")
+    removal = poi_pb2.DeletePoiRequest(name=f"{PARENT}/pois/p1")
+    approvals = []
+    for request in (gone, removal):
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await eyes.match.pois.DeletePoi(request, metadata=who("ada"))
+        approvals.append(from_rpc(raised.value).metadata["approval"])
+        await eyes.approve(approvals[-1])
+
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await eyes.match.pois.DeletePoi(gone, metadata=who("ada"))
+    assert raised.value.code() is grpc.StatusCode.NOT_FOUND
+    await eyes.match.pois.DeletePoi(removal, metadata=who("ada"))
+
+    states = [
+        (await eyes.approvals.GetApproval(approval_pb2.GetApprovalRequest(name=name))).state for name in approvals
+    ]
+    assert states == [approval_pb2.APPROVAL_STATE_APPROVED, approval_pb2.APPROVAL_STATE_USED]
+    assert await eyes.people() == []
+
+
+async def test_an_import_is_sent_one_by_one(eyes: Eyes) -> None:
+    await eyes.needs(enrolment=True)
+
+    async def rows() -> AsyncIterator[poi_pb2.ImportPoisRequest]:
+        yield poi_pb2.ImportPoisRequest(row_id="1", request=wanted())
+
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await eyes.match.pois.ImportPois(rows(), metadata=who("ada")).read()
+
+    assert from_rpc(raised.value).reason == "APPROVAL_REQUIRED"
+    assert await eyes.people() == []
+
+
+async def test_of_two_at_once_one_uses_it(eyes: Eyes) -> None:
+    await eyes.needs(enrolment=True)
+    request = wanted(poi_id="")
+    name = await eyes.asked(request)
+    await eyes.approve(name)
+
+    done = await asyncio.gather(
+        *(eyes.match.pois.CreatePoi(request, metadata=who("ada")) for _ in range(4)), return_exceptions=True
+    )
+
+    assert len([one for one in done if isinstance(one, poi_pb2.Poi)]) == 1
+    assert len(await eyes.people()) == 1
+
+
+async def test_an_answer_that_was_lost_is_given_again(eyes: Eyes) -> None:
+    await eyes.needs(enrolment=True)
+    request = wanted(request_id="r-1")
+    await eyes.approve(await eyes.asked(request))
+
+    request.request_id = "r-2"  # whoever sends it again by hand has another one
+    first = await eyes.match.pois.CreatePoi(request, metadata=who("ada"))
+    again = await eyes.match.pois.CreatePoi(request, metadata=who("ada"))
+
+    assert first.name == again.name
+    request.request_id = "r-3"
+    await eyes.asked(request)
+    assert await eyes.people() == ["p1"]
+
+
+async def test_who_asked_who_approved_and_what_was_done_is_on_record(eyes: Eyes) -> None:
+    await eyes.needs(enrolment=True)
+    await eyes.approve(await eyes.asked(wanted()))
+    await eyes.match.pois.CreatePoi(wanted(), metadata=who("ada"))
+
+    found = [one for one in await records(eyes.redis, STORE) if one.action.endswith("CreatePoi")]
+    asked, *done = found
+    assert (asked.code, asked.actor.name, asked.details["reason"]) == (
+        "FAILED_PRECONDITION", "ada", "APPROVAL_REQUIRED",
+    )  # fmt: skip
+    assert [one.phase for one in done] == [audit_pb2.AUDIT_PHASE_BEGIN, audit_pb2.AUDIT_PHASE_END]
+
+
+async def test_approvals_are_listed_in_pages(eyes: Eyes) -> None:
+    await eyes.needs(enrolment=True)
+    asked = [await eyes.asked(wanted(poi_id=f"p{number}")) for number in range(5)]
+    await eyes.approve(asked[1])
+    request = approval_pb2.ListApprovalsRequest(parent=PARENT, page_size=2)
+    listed: list[str] = []
+    while True:
+        page = await eyes.approvals.ListApprovals(request)
+        listed += [approval.name for approval in page.approvals]
+        request.page_token = page.next_page_token
+        if not request.page_token:
+            break
+
+    assert listed == asked[::-1]
+    pending = approval_pb2.ListApprovalsRequest(parent=PARENT, state=approval_pb2.APPROVAL_STATE_PENDING)
+    assert len((await eyes.approvals.ListApprovals(pending)).approvals) == 4
+
+
+def test_without_a_vault_nothing_waits_and_the_server_says_so(redis_url: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "match_svc"],
+        env={"PATH": "", "PYTHONPATH": f"{_ROOT}:{_ROOT / 'gen'}", "POI_APPROVALS_REDIS_URL": redis_url},
+        cwd=_ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("match_svc: POI_APPROVALS_REDIS_URL: needs POI_VAULT_KEYRING")
+
+
+def test_the_interceptor_leaves_other_methods_alone() -> None:
+    from mesh.interceptors.base import Rpc
+
+    async def behaviour(request: Any, context: Any) -> Any: ...
+
+    interceptor = ApprovalInterceptor(None)  # type: ignore[arg-type]
+    assert interceptor.wrap(Rpc("poi.v1.PoiService", "GetPoi", False, False), behaviour) is behaviour
