@@ -30,7 +30,7 @@ from pydantic_settings import (
 )
 
 PREFIX = "POI_"
-SERVICES = ("embed", "match", "history", "region", "alert", "ingest")
+SERVICES = ("embed", "match", "history", "region", "alert", "ingest", "xds")
 """The services that may have a table in a shared file."""
 
 _HOST_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):(?P<port>\d{1,5})")
