@@ -22,7 +22,8 @@ import uvloop
 from grpc_health.v1 import health_pb2_grpc
 
 from mesh import interceptors as standard_interceptors
-from mesh import reflection, telemetry
+from mesh import reflection, registration, telemetry
+from mesh.aio import Background
 from mesh.health import SERVICE as HEALTH_SERVICE
 from mesh.health import Health
 from mesh.settings import ServerSettings, program_name, refuse, split_host_port
@@ -52,6 +53,7 @@ class Server:
         self._stop_asked = asyncio.Event()
         self._stopped = False
         self._metrics: telemetry.MetricsServer | None = None
+        self._background = Background()
         self._port = 0
         self._grpc = grpc.aio.server(
             interceptors=[*standard_interceptors.standard(), *interceptors],
@@ -157,11 +159,21 @@ class Server:
             start()
         await self._grpc.start()
         self._health.open()
+        if settings.control_plane and settings.registers:
+            self._register()
         if settings.ready_file:
             self._write_ready_file()
         _log.info(
             "serving", listen=self.address, metrics=self.metrics_address, services=self._services, pid=os.getpid()
         )
+
+    def _register(self) -> None:
+        try:
+            address = registration.advertised(self._settings, self.address)
+        except ValueError as error:
+            refuse(program_name(type(self._settings)), f"POI_{self._settings.service.upper()}_ADVERTISE: {error}")
+        entry = registration.Registration(self._settings, address, self._health, self.draining)
+        self._background.start("register", entry.run)
 
     def _bind(self) -> int:
         listen = self._settings.listen
@@ -192,7 +204,9 @@ class Server:
         draft.replace(path)
 
     async def _close(self) -> None:
-        await asyncio.gather(self._grpc.stop(self._settings.grace_seconds), self._close_metrics())
+        await asyncio.gather(
+            self._grpc.stop(self._settings.grace_seconds), self._close_metrics(), self._background.close()
+        )
         for close in reversed(self._closers):
             try:
                 await asyncio.wait_for(close(), _CLOSE_SECONDS)

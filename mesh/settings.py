@@ -77,6 +77,10 @@ def _mqtt_url(value: str) -> str:
     return value
 
 
+def _target_or_off(value: str) -> str:
+    return _target(value) if value else value
+
+
 HostPort = Annotated[str, AfterValidator(_host_port)]
 """host:port, port 0 meaning a free one."""
 Target = Annotated[str, AfterValidator(_target)]
@@ -96,6 +100,8 @@ class ServerSettings(BaseSettings):
     )
     service: ClassVar[str]
     """Short name of the service: "match". It picks the environment names and the table of the file."""
+    registers: ClassVar[bool] = True
+    """Whether others look for it through the control plane."""
 
     listen: HostPort = "127.0.0.1:0"
     """Address of the gRPC server. Port 0 takes a free one; the "serving" log line and the ready file tell which."""
@@ -111,6 +117,12 @@ class ServerSettings(BaseSettings):
     """Seconds between NOT_SERVING and the end of listening, in which balancers look elsewhere."""
     grace_seconds: Annotated[float, Field(ge=0, le=300)] = 5.0
     """Seconds that running calls get to finish once the server no longer takes new ones."""
+    control_plane: Annotated[str, AfterValidator(_target_or_off)] = ""
+    """Where this server registers itself, so that others find it; empty: others are told of it (Kubernetes, a file)."""
+    advertise: Annotated[str, AfterValidator(_host_port_or_off)] = ""
+    """IP address and port that others reach it by, for the control plane; empty is what it listens on."""
+    zone: str = ""
+    """Where it stands, for the control plane: callers prefer what is near."""
     ready_file: OptionalPath = None
     """Where to write {"listen", "metrics", "pid"} as JSON once serving: how a launcher learns of free ports."""
 

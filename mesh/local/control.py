@@ -118,7 +118,11 @@ class Envoy(Program):
 
     def _is_ready(self) -> bool:
         try:
-            with urlopen(f"{self.admin_url}/listeners?format=json", timeout=1.0) as response:
+            # Live says that everything was fetched, or given up; a listener is listed before it listens.
+            with (
+                urlopen(f"{self.admin_url}/ready", timeout=1.0),
+                urlopen(f"{self.admin_url}/listeners?format=json", timeout=1.0) as response,
+            ):
                 return bool(json.load(response).get("listener_statuses"))
         except (URLError, ConnectionError, TimeoutError):
             return False

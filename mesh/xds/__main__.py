@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from poi.v1 import registry_pb2_grpc
+
 from mesh.aio import Background
 from mesh.server import Server, run
 from mesh.settings import load, refuse
@@ -14,6 +16,8 @@ from mesh.xds.settings import XdsSettings
 from mesh.xds.snapshot import Board
 from mesh.xds.sources import Source
 from mesh.xds.sources.file import FileSource
+from mesh.xds.sources.registration import SERVICE as REGISTRY
+from mesh.xds.sources.registration import Registry
 
 
 def assemble(settings: XdsSettings) -> Server:
@@ -34,7 +38,11 @@ def assemble(settings: XdsSettings) -> Server:
 
 def source_of(settings: XdsSettings, server: Server) -> Source:
     """Where replicas are read from."""
-    return FileSource(settings.endpoints_file)
+    if settings.source == "file":
+        return FileSource(settings.endpoints_file)
+    registry = Registry(settings.lease_seconds, settings.settle_seconds, server.draining)
+    server.add(registry_pb2_grpc.add_RegistryServiceServicer_to_server, registry, REGISTRY)
+    return registry
 
 
 def edge_of(settings: XdsSettings) -> Edge:

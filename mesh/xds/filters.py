@@ -8,23 +8,27 @@ import betterproto2
 from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.config.route import v3 as route
 from envoy_data_plane.envoy.extensions.common.ratelimit import v3 as ratelimit
+from envoy_data_plane.envoy.extensions.filters.http.buffer import v3 as buffer
 from envoy_data_plane.envoy.extensions.filters.http.cors import v3 as cors
 from envoy_data_plane.envoy.extensions.filters.http.grpc_json_transcoder import v3 as transcoder
 from envoy_data_plane.envoy.extensions.filters.http.grpc_web import v3 as grpc_web
 from envoy_data_plane.envoy.extensions.filters.http.health_check import v3 as health_check
 from envoy_data_plane.envoy.extensions.filters.http.jwt_authn import v3 as jwt_authn
 from envoy_data_plane.envoy.extensions.filters.http.local_ratelimit import v3 as local_ratelimit
+from envoy_data_plane.envoy.extensions.filters.http.lua import v3 as lua
 from envoy_data_plane.envoy.extensions.filters.http.router import v3 as router
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
 from envoy_data_plane.envoy.type import v3 as envoy_type
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
-from envoy_data_plane.google.protobuf import Any
+from envoy_data_plane.google.protobuf import Any, Struct
 
 from mesh.xds.model import Service
 from mesh.xds.resources import seconds
 
 CORS = "envoy.filters.http.cors"
 TRANSCODER = "envoy.filters.http.grpc_json_transcoder"
+BODIES = "envoy.filters.http.buffer"
+STRICT = "envoy.filters.http.lua"
 JWT = "envoy.filters.http.jwt_authn"
 _ALWAYS = core.RuntimeFractionalPercent(
     default_value=envoy_type.FractionalPercent(
@@ -128,6 +132,27 @@ def limit_rate(calls_per_second: int, burst: int) -> HttpFilter:
             rate_limited_as_resource_exhausted=True,
         ),
     )
+
+
+def refuse_unknown_fields(script: str) -> HttpFilter:
+    """Runs where a route asks for it."""
+    filter_ = a_filter(STRICT, lua.Lua(default_source_code=core.DataSource(inline_string=script)))
+    filter_.disabled = True
+    return filter_
+
+
+def limit_bodies(max_bytes: int) -> HttpFilter:
+    """Takes a whole body in before it goes on, 413 when it is too large. Runs where a route asks for it."""
+    filter_ = a_filter(BODIES, buffer.Buffer(max_request_bytes=max_bytes))
+    filter_.disabled = True
+    return filter_
+
+
+def for_rest(max_body_bytes: int) -> dict[str, Any]:
+    """What a route of REST calls asks for; the other calls are streams, to be neither held up nor looked into."""
+    limit = buffer.BufferPerRoute(buffer=buffer.Buffer(max_request_bytes=max_body_bytes))
+    wanted = {BODIES: limit, STRICT: lua.LuaPerRoute(filter_context=Struct())}
+    return {name: Any.pack(route.FilterConfig(config=Any.pack(message))) for name, message in wanted.items()}
 
 
 def translate_json(services: Iterable[Service], descriptors: bytes, max_body_bytes: int) -> HttpFilter:

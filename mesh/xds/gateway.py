@@ -18,7 +18,7 @@ from envoy_data_plane.envoy.type.matcher import v3 as matcher
 from envoy_data_plane.google.protobuf import Any, Struct
 
 from mesh.settings import split_host_port
-from mesh.xds import filters
+from mesh.xds import filters, strict
 from mesh.xds.model import Checks, Service
 from mesh.xds.resources import ADS, address, routes, seconds, service_cluster
 
@@ -97,6 +97,8 @@ def _listener(services: list[Service], edge: Edge) -> listener.Listener:
             filters.translate_grpc_web(),
             *_token_filter(edge),
             filters.limit_rate(edge.calls_per_second, edge.burst),
+            filters.limit_bodies(edge.max_body_bytes),
+            filters.refuse_unknown_fields(strict.script(services)),
             filters.translate_json(services, edge.descriptors, edge.max_body_bytes),
             filters.send_on(),
         ],
@@ -165,13 +167,19 @@ def _routes(services: list[Service], edge: Edge) -> route.RouteConfiguration:
         ],
         typed_per_filter_config={filters.TRANSCODER: Any.pack(route.FilterConfig(disabled=True))},
     )
+    # REST calls are here until they were translated; then their route is looked up again.
+    rest = route.Route(
+        match=route.RouteMatch(prefix="/v1/"),
+        direct_response=route.DirectResponseAction(status=404),
+        typed_per_filter_config=filters.for_rest(edge.max_body_bytes),
+    )
     return route.RouteConfiguration(
         name=NAME,
         virtual_hosts=[
             route.VirtualHost(
                 name=NAME,
                 domains=["*"],
-                routes=[document, *(item for service in services for item in routes(service))],
+                routes=[document, rest, *(item for service in services for item in routes(service))],
                 typed_per_filter_config={filters.CORS: Any.pack(filters.cors_policy(edge.cors_origins))},
             )
         ],

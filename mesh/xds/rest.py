@@ -14,7 +14,8 @@ from mesh.xds.model import Service
 from mesh.xds.resources import contract
 
 _HTTP: Any = annotations_pb2.http  # its stub says less than the runtime bears
-_VARIABLE = re.compile(r"\{(?P<field>[a-z0-9_.]+)=(?P<pattern>[^}]*)\}")
+VARIABLE = re.compile(r"\{(?P<field>[a-z0-9_.]+)=(?P<pattern>[^}]*)\}")
+"""A variable of a path template: {name=stores/*/alerts/*}."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +33,12 @@ class Binding:
     @property
     def path_fields(self) -> list[str]:
         """Fields of the request that are in the path: "name", "poi.name"."""
-        return [found["field"] for found in _VARIABLE.finditer(self.template)]
+        return [found["field"] for found in VARIABLE.finditer(self.template)]
 
     @property
     def path(self) -> str:
         """For people: "/v1/stores/{store}/alerts/{alert}:acknowledge"."""
-        return _VARIABLE.sub(lambda found: _spelt(found["pattern"]), self.template)
+        return VARIABLE.sub(lambda found: _spelt(found["pattern"]), self.template)
 
     @property
     def body_message(self) -> Descriptor | None:

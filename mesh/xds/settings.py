@@ -14,6 +14,7 @@ class XdsSettings(ServerSettings):
     """What the control plane can be told; `gateway_*` end up in Envoy, and paths among them are paths there."""
 
     service: ClassVar[str] = "xds"
+    registers: ClassVar[bool] = False
 
     listen: HostPort = "127.0.0.1:7000"
     """Address of the discovery services, for Envoy and gRPC clients."""
