@@ -31,6 +31,7 @@ from mesh.settings import ServerSettings, program_name, refuse, split_host_port
 _log = structlog.get_logger(__name__)
 Servicer = TypeVar("Servicer")
 
+_LEAVE_SECONDS = 1.0
 _CLOSE_SECONDS = 10.0
 """What one `on_stop` may take before the server goes on without it: Kubernetes kills after 30 s."""
 
@@ -54,6 +55,7 @@ class Server:
         self._stopped = False
         self._metrics: telemetry.MetricsServer | None = None
         self._background = Background()
+        self._registration: asyncio.Task[None] | None = None
         self._port = 0
         self._grpc = grpc.aio.server(
             interceptors=[*standard_interceptors.standard(), *interceptors],
@@ -140,6 +142,8 @@ class Server:
             if settings.ready_file:
                 settings.ready_file.unlink(missing_ok=True)
             await asyncio.sleep(settings.drain_seconds)
+            if self._registration is not None:  # the leave is heard, where the control plane is there to hear it
+                await asyncio.wait([self._registration], timeout=_LEAVE_SECONDS)
         finally:
             self._health.end_watches()
             await self._close()
@@ -160,20 +164,20 @@ class Server:
         await self._grpc.start()
         self._health.open()
         if settings.control_plane and settings.registers:
-            self._register()
+            self._start_registration()
         if settings.ready_file:
             self._write_ready_file()
         _log.info(
             "serving", listen=self.address, metrics=self.metrics_address, services=self._services, pid=os.getpid()
         )
 
-    def _register(self) -> None:
+    def _start_registration(self) -> None:
         try:
             address = registration.advertised(self._settings, self.address)
         except ValueError as error:
             refuse(program_name(type(self._settings)), f"POI_{self._settings.service.upper()}_ADVERTISE: {error}")
         entry = registration.Registration(self._settings, address, self._health, self.draining)
-        self._background.start("register", entry.run)
+        self._registration = self._background.start("register", entry.run)
 
     def _bind(self) -> int:
         listen = self._settings.listen

@@ -16,6 +16,7 @@ from mesh.xds.settings import XdsSettings
 from mesh.xds.snapshot import Board
 from mesh.xds.sources import Source
 from mesh.xds.sources.file import FileSource
+from mesh.xds.sources.kubernetes import KubernetesSource
 from mesh.xds.sources.registration import SERVICE as REGISTRY
 from mesh.xds.sources.registration import Registry
 
@@ -40,6 +41,8 @@ def source_of(settings: XdsSettings, server: Server) -> Source:
     """Where replicas are read from."""
     if settings.source == "file":
         return FileSource(settings.endpoints_file)
+    if settings.source == "kubernetes":
+        return KubernetesSource(settings.kubernetes_namespace, settings.kubernetes_url)
     registry = Registry(settings.lease_seconds, settings.settle_seconds, server.draining)
     server.add(registry_pb2_grpc.add_RegistryServiceServicer_to_server, registry, REGISTRY)
     return registry

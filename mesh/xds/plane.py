@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import aclosing
 
 import structlog
 
@@ -44,8 +45,9 @@ class Plane:
 
     async def follow(self, source: Source) -> None:
         """Publish what the source says for as long as it speaks."""
-        async for endpoints in source.watch():
-            self._take(endpoints)
+        async with aclosing(source.watch()) as said:
+            async for endpoints in said:
+                self._take(endpoints)
 
     def _take(self, endpoints: Endpoints) -> None:
         try:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import grpc
 import pytest
-from poi.v1 import alert_pb2, alert_pb2_grpc, match_pb2, match_pb2_grpc
+from poi.v1 import alert_pb2, alert_pb2_grpc, match_pb2, match_pb2_grpc, region_pb2, region_pb2_grpc
 
 from mesh import channels
 from mesh.errors import NotFound
@@ -29,8 +29,10 @@ class ReplicaSettings(ServerSettings):
     service: ClassVar[str] = "match"
 
 
-class Replica(match_pb2_grpc.MatchServiceServicer, alert_pb2_grpc.AlertServiceServicer):
-    """A server of two contracts; GetGalleryStatus answers with its number, as the gallery's revision."""
+class Replica(
+    match_pb2_grpc.MatchServiceServicer, alert_pb2_grpc.AlertServiceServicer, region_pb2_grpc.RegionServiceServicer
+):
+    """A server of three contracts; GetGalleryStatus answers with its number, as the gallery's revision."""
 
     def __init__(self, number: int, **settings: Any) -> None:
         self.number = number
@@ -40,6 +42,8 @@ class Replica(match_pb2_grpc.MatchServiceServicer, alert_pb2_grpc.AlertServiceSe
         self.server = Server(ReplicaSettings(metrics_listen="", drain_seconds=0.3, **settings))
         self.server.add(match_pb2_grpc.add_MatchServiceServicer_to_server, self, "poi.v1.MatchService")
         self.server.add(alert_pb2_grpc.add_AlertServiceServicer_to_server, self, "poi.v1.AlertService")
+
+        self.server.add(region_pb2_grpc.add_RegionServiceServicer_to_server, self, "poi.v1.RegionService")
 
     @property
     def address(self) -> str:
@@ -55,6 +59,9 @@ class Replica(match_pb2_grpc.MatchServiceServicer, alert_pb2_grpc.AlertServiceSe
     async def StreamAlerts(self, request: Any, context: Any) -> AsyncIterator[alert_pb2.StreamAlertsResponse]:
         async for number in until_drained(_numbers(), self.server.draining):
             yield alert_pb2.StreamAlertsResponse(alert=alert_pb2.Alert(name=f"{STORE}/alerts/{number}"))
+
+    async def GetOccupancy(self, request: Any, context: Any) -> region_pb2.Occupancy:
+        return region_pb2.Occupancy(name=request.name, zones=[region_pb2.ZoneOccupancy(count=self.number)])
 
     async def RaiseAlerts(self, request: Any, context: Any) -> alert_pb2.RaiseAlertsResponse:
         self.raised.append(request)

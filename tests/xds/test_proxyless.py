@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable
 
 import grpc
+from poi.v1 import region_pb2, region_pb2_grpc
 
-from tests.xds.conftest import ControlPlane, StartReplica, until, who
+from mesh.xds.policy import SCENE_HEADER
+from tests.xds.conftest import STORE, ControlPlane, StartReplica, until, who
 
 Connect = Callable[[str], grpc.aio.Channel]
 StartPlane = Callable[..., ControlPlane]
@@ -20,12 +23,43 @@ async def test_calls_are_spread_over_replicas_and_follow_the_file(
     plane = control_plane(match=[first, second])
     client = channel("xds:///match")
 
+    async def answer(numbers: set[int]) -> bool:
+        return set(await who(client, 6)) == numbers
+
+    await until(lambda: answer({1, 2}))
     assert Counter(await who(client, 20)) == {1: 10, 2: 10}
 
     plane.write(match=[second, third])
+    await until(lambda: answer({2, 3}))
+    assert Counter(await who(client, 20)) == {2: 10, 3: 10}
+
+
+async def test_calls_about_one_scene_go_to_one_replica_while_it_is_there(
+    control_plane: StartPlane, replica: StartReplica, channel: Connect
+) -> None:
+    replicas = [await replica(number) for number in range(4)]
+    plane = await asyncio.to_thread(control_plane, region=replicas)
+    stub = region_pb2_grpc.RegionServiceStub(channel("xds:///region"))
+    request = region_pb2.GetOccupancyRequest(name=f"{STORE}/scenes/floor/occupancy")
+
+    async def chosen() -> dict[int, int]:
+        """Scene -> the replica that answered."""
+        answers = {}
+        for scene in range(40):
+            answer = await stub.GetOccupancy(request, metadata=((SCENE_HEADER, f"scene-{scene}"),))
+            answers[scene] = answer.zones[0].count
+        return answers
+
+    before = await chosen()
+    assert await chosen() == before
+    assert set(before.values()) == {0, 1, 2, 3}
+
+    plane.write(region=replicas[:3])
 
     async def moved() -> bool:
-        return 3 in await who(client, 4)
+        return 3 not in (await chosen()).values()
 
     await until(moved)
-    assert Counter(await who(client, 20)) == {2: 10, 3: 10}
+    after = await chosen()
+    stayed = sum(before[scene] == after[scene] for scene in before)
+    assert stayed > len(before) / 2, "without a ring three of four calls would go elsewhere"

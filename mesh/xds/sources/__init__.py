@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from mesh.xds.model import Endpoints
@@ -11,7 +11,7 @@ from mesh.xds.model import Endpoints
 class Source(Protocol):
     """Replicas of the mesh's services, from one place."""
 
-    def watch(self) -> AsyncIterator[Endpoints]:
+    def watch(self) -> AsyncGenerator[Endpoints, None]:
         """All replicas, first as soon as *everything* is known, then whenever something has changed.
 
         An implementation MUST NOT yield a part: what is missing is taken out of use. It MUST NOT yield anything while

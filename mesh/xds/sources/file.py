@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import structlog
@@ -48,7 +48,7 @@ class FileSource:
         self._path = path
         self._last: bytes | str = b""
 
-    async def watch(self) -> AsyncIterator[Endpoints]:
+    async def watch(self) -> AsyncGenerator[Endpoints, None]:
         """See `Source`. A file that is absent or wrong is logged, and what was read before stays."""
         self._last = b""
         first = self._read()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,7 +40,7 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
         self._known: dict[tuple[str, str], _Entry] = {}
         self._changed = asyncio.Event()
 
-    async def watch(self) -> AsyncIterator[Endpoints]:
+    async def watch(self) -> AsyncGenerator[Endpoints, None]:
         """See `Source`."""
         await asyncio.sleep(self._settle)
         while True:
