@@ -87,10 +87,12 @@ def check_tokens(jwks: str, issuers: Sequence[str], audience: str, public: Itera
         )
         for issuer in issuers
     }
-    any_of_them = jwt_authn.JwtRequirement(
-        requires_any=jwt_authn.JwtRequirementOrList(
-            requirements=[jwt_authn.JwtRequirement(provider_name=issuer) for issuer in issuers]
-        )
+    each = [jwt_authn.JwtRequirement(provider_name=issuer) for issuer in issuers]
+    # Envoy takes no "any of" one.
+    any_of_them = (
+        each[0]
+        if len(each) == 1
+        else jwt_authn.JwtRequirement(requires_any=jwt_authn.JwtRequirementOrList(requirements=each))
     )
     return a_filter(
         JWT,

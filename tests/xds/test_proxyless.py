@@ -61,5 +61,6 @@ async def test_calls_about_one_scene_go_to_one_replica_while_it_is_there(
 
     await until(moved)
     after = await chosen()
-    stayed = sum(before[scene] == after[scene] for scene in before)
-    assert stayed > len(before) / 2, "without a ring three of four calls would go elsewhere"
+    others = [scene for scene, number in before.items() if number != 3]
+    stayed = sum(before[scene] == after[scene] for scene in others)
+    assert stayed > len(others) / 2, "not a new lot for everybody: two of three would have moved"
