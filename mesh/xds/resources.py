@@ -201,7 +201,7 @@ def _action(service: Service, *, timeout: float) -> route.RouteAction:
         if hashed
         else [],
         retry_policy=route.RetryPolicy(
-            retry_on="connect-failure,refused-stream,reset-before-request,unavailable",
+            retry_on="connect-failure,refused-stream,reset,unavailable",
             num_retries=policy.retries.attempts,
             retry_host_predicate=[
                 route.RetryPolicyRetryHostPredicate(
