@@ -16,8 +16,40 @@ _ADS = "control-plane"
 _HTTP = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
-def bootstrap(control_plane: str, admin_port: int, *, node: str = "gateway", delta: bool = True) -> dict[str, object]:
+def write_secrets(directory: Path, identity: Path) -> None:
+    """SDS files for `tls.crt`, `tls.key` and `ca.crt` in `identity`, read again when that directory is exchanged.
+
+    One secret a file: Envoy takes no two from one. deploy/envoy has the same for Kubernetes.
+    """
+    kind = {"@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"}
+    watched = {"watched_directory": {"path": str(identity)}}
+    certificate = {
+        "certificate_chain": {"filename": str(identity / "tls.crt")},
+        "private_key": {"filename": str(identity / "tls.key")},
+        **watched,
+    }
+    authority = {"trusted_ca": {"filename": str(identity / "ca.crt")}, **watched}
+    for name, field, content in (
+        ("identity", "tls_certificate", certificate),
+        ("authority", "validation_context", authority),
+    ):
+        secret = {**kind, "name": name, field: content}
+        (directory / f"{name}.yaml").write_text(json.dumps({"resources": [secret]}))  # JSON is YAML
+
+
+def bootstrap(
+    control_plane: str,
+    admin_port: int,
+    *,
+    node: str = "gateway",
+    delta: bool = True,
+    secrets: Path | None = None,
+    expected: str = "spiffe://poi-mesh/mesh/xds",
+) -> dict[str, object]:
     """Envoy's own configuration: where its control plane is ("127.0.0.1:7000"), and an admin port on loopback.
+
+    With `secrets` (a directory: `write_secrets`) it shows its identity to the control plane, over TLS, and believes
+    only the one that is called `expected`.
 
     deploy/envoy/bootstrap.yaml is the same for Kubernetes, where it says why.
     """
@@ -76,6 +108,28 @@ def bootstrap(control_plane: str, admin_port: int, *, node: str = "gateway", del
     }
 
 
+def _mutual_tls(secrets: Path, expected: str) -> dict[str, object]:
+    def secret(name: str) -> dict[str, object]:
+        source = {"path_config_source": {"path": str(secrets / f"{name}.yaml")}, "resource_api_version": "V3"}
+        return {"name": name, "sds_config": source}
+
+    believed = {"match_typed_subject_alt_names": [{"san_type": "URI", "matcher": {"exact": expected}}]}
+    return {
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+            "common_tls_context": {
+                "alpn_protocols": ["h2"],
+                "tls_certificate_sds_secret_configs": [secret("identity")],
+                "combined_validation_context": {
+                    "default_validation_context": believed,
+                    "validation_context_sds_secret_config": secret("authority"),
+                },
+            },
+        },
+    }
+
+
 class Envoy(Program):
     """Envoy, configured by a control plane; ready once it listens for clients.
 
@@ -84,15 +138,23 @@ class Envoy(Program):
         control_plane: host:port of the control plane.
         gateway: host:port that the control plane has it listen on.
         delta: the variant of the protocol it speaks with the control plane.
+        secrets: of its identity towards the control plane, see `bootstrap`.
     """
 
     def __init__(
-        self, data_dir: Path, control_plane: str, gateway: str, *, name: str = "envoy", delta: bool = True
+        self,
+        data_dir: Path,
+        control_plane: str,
+        gateway: str,
+        *,
+        name: str = "envoy",
+        delta: bool = True,
+        secrets: Path | None = None,
     ) -> None:
         super().__init__(name, data_dir, start_timeout=30.0)
         self.gateway = gateway
         self.admin_port = free_port()
-        self._bootstrap = bootstrap(control_plane, self.admin_port, delta=delta)
+        self._bootstrap = bootstrap(control_plane, self.admin_port, delta=delta, secrets=secrets)
 
     @property
     def admin_url(self) -> str:

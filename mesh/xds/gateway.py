@@ -221,10 +221,10 @@ def _upstream_tls(service: Service, edge: Edge) -> core.TransportSocket | None:
     context = tls.UpstreamTlsContext(
         common_tls_context=tls.CommonTlsContext(
             alpn_protocols=["h2"],
-            tls_certificate_sds_secret_configs=[_secret("identity", edge.upstream_tls)],
+            tls_certificate_sds_secret_configs=[_secret("identity", edge.upstream_tls / "identity.yaml")],
             combined_validation_context=tls.CommonTlsContextCombinedCertificateValidationContext(
                 default_validation_context=tls.CertificateValidationContext(match_typed_subject_alt_names=[expected]),
-                validation_context_sds_secret_config=_secret("authority", edge.upstream_tls),
+                validation_context_sds_secret_config=_secret("authority", edge.upstream_tls / "authority.yaml"),
             ),
         )
     )
@@ -232,7 +232,7 @@ def _upstream_tls(service: Service, edge: Edge) -> core.TransportSocket | None:
 
 
 def _secret(name: str, path: Path) -> tls.SdsSecretConfig:
-    """A secret in a file that Envoy watches: keys do not pass the control plane, and are replaced without a restart."""
+    """The only secret in a file that Envoy watches: keys do not pass the control plane, nor need a restart."""
     source = core.ConfigSource(
         path_config_source=core.PathConfigSource(path=str(path)), resource_api_version=core.ApiVersion.V3
     )

@@ -48,7 +48,7 @@ class XdsSettings(ServerSettings):
     gateway_tls: OptionalPath = None
     """SDS file for Envoy that names the gateway's certificate (deploy/envoy/tls.yaml); nothing: plaintext."""
     gateway_upstream_tls: OptionalPath = None
-    """SDS file for Envoy with the gateway's identity towards the services, secrets `identity` and `authority`."""
+    """Directory of SDS files for Envoy, identity.yaml and authority.yaml: who it is to services, whom it believes."""
     gateway_trust: str = "spiffe://poi-mesh/mesh"
     """With upstream TLS: what services' SPIFFE ids begin with; "/match" follows."""
     gateway_jwks: OptionalPath = None

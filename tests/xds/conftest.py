@@ -176,10 +176,10 @@ def gallery_status() -> match_pb2.GetGalleryStatusRequest:
     return match_pb2.GetGalleryStatusRequest(name=f"{STORE}/galleryStatus")
 
 
-async def who(channel: grpc.aio.Channel, calls: int) -> list[int]:
+async def who(channel: grpc.aio.Channel, calls: int, patience: float | None = None) -> list[int]:
     """The numbers of the replicas that answered so many calls, one after the other."""
     stub = match_pb2_grpc.MatchServiceStub(channel)
-    return [(await stub.GetGalleryStatus(gallery_status())).revision for _ in range(calls)]
+    return [(await stub.GetGalleryStatus(gallery_status(), timeout=patience)).revision for _ in range(calls)]
 
 
 async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 10.0) -> None:

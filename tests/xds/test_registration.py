@@ -24,7 +24,7 @@ async def test_a_server_is_found_until_it_leaves(
 
     async def answer(numbers: set[int]) -> bool:
         try:
-            return set(await who(client, 4)) == numbers
+            return set(await who(client, 4, patience=1)) == numbers
         except grpc.aio.AioRpcError:  # nobody is known yet
             return False
 
@@ -44,7 +44,7 @@ async def test_a_server_is_found_until_it_leaves(
 
 async def _fails(client: grpc.aio.Channel) -> bool:
     try:
-        await who(client, 1)
+        await who(client, 1, patience=0.5)
     except grpc.aio.AioRpcError:
         return True
     return False

