@@ -25,7 +25,7 @@ from demo import keep, material, show
 from demo.steps import SeenAlert, Steps
 from demo.webhook import Receiver
 from mesh.errors import MeshError
-from mesh.local import MODULES, LaunchError, Mesh
+from mesh.local import MODULES, LaunchError, Mesh, free_port
 
 _DELIVERY_SECONDS = 10.0
 _PICTURE_SECONDS = 10.0
@@ -93,9 +93,11 @@ def _start(console: Console, scene: material.Material, store: str, directory: Pa
             services=[name for name in MODULES if name != "embed" or scene.models is not None],
             progress=lambda program, state: status.update(f"{program} {state}"),
             ports=_usual_ports(),
+            gateway=f"127.0.0.1:{_usual_or_free(8080)}",
         ).start()
-    own = [program.name for program in (mesh.redis, mesh.broker) if program is not None]
-    console.print(f"Started {', '.join([*own, *mesh.services])}.")
+    console.print(f"Started {', '.join(program.name for program in mesh.programs)}.")
+    if mesh.gateway is not None:
+        console.print(f"REST, gRPC-Web and gRPC: http://{mesh.gateway.gateway} (every call: /openapi.json)")
     return mesh
 
 
@@ -107,6 +109,13 @@ def _usual_ports() -> dict[str, int]:
             probe.bind(("127.0.0.1", port))
             free[name] = port
     return free
+
+
+def _usual_or_free(port: int) -> int:
+    with socket.socket() as probe, contextlib.suppress(OSError):
+        probe.bind(("127.0.0.1", port))
+        return port
+    return free_port()
 
 
 async def _story(console: Console, mesh: Mesh, scene: material.Material, steps: Steps, receiver: Receiver) -> bool:

@@ -138,6 +138,15 @@ def commands(console: Console, mesh: Mesh, store: str) -> None:
         f"{curl} -d {parent} {match}/poi.v1.PoiService/ListPois",
         f"{curl} -d {parent} {history}/poi.v1.HistoryService/ListAppearances",
         f"{curl} -d {parent} {alerts}/poi.v1.AlertService/StreamAlerts",
+        *(
+            [
+                "# the same as REST, through the gateway",
+                f"curl http://{mesh.gateway.gateway}/v1/stores/{store}/pois",
+                f"curl -N http://{mesh.gateway.gateway}/v1/stores/{store}/alerts:stream",
+            ]
+            if mesh.gateway
+            else []
+        ),
         "# the same with the command line of the project",
         *([f"export {' '.join(elsewhere)}"] if elsewhere else []),
         f".venv/bin/poi --store {store} status",

@@ -113,7 +113,7 @@ def to_service(settings: ServerSettings, service: str) -> grpc.aio.Channel:
 
 
 class _DefaultDeadline(grpc.aio.UnaryUnaryClientInterceptor):
-    """Gives a unary call without a deadline the channel's."""
+    """Gives a unary call without a deadline the channel's, and lets it wait while the server is away."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -124,12 +124,13 @@ class _DefaultDeadline(grpc.aio.UnaryUnaryClientInterceptor):
         client_call_details: grpc.aio.ClientCallDetails,
         request: Any,
     ) -> Any:
-        if client_call_details.timeout is None:
-            client_call_details = grpc.aio.ClientCallDetails(
-                client_call_details.method,
-                self._seconds,
-                client_call_details.metadata,
-                client_call_details.credentials,
-                client_call_details.wait_for_ready,
-            )
-        return await continuation(client_call_details, request)
+        given = client_call_details
+        details = grpc.aio.ClientCallDetails(
+            given.method,
+            self._seconds if given.timeout is None else given.timeout,
+            given.metadata,
+            given.credentials,
+            # xDS has no word for it: without, a call before the first replica is there fails at once.
+            True if given.wait_for_ready is None else given.wait_for_ready,
+        )
+        return await continuation(details, request)

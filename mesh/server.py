@@ -22,7 +22,8 @@ import uvloop
 from grpc_health.v1 import health_pb2_grpc
 
 from mesh import interceptors as standard_interceptors
-from mesh import redis, reflection, telemetry
+from mesh import redis, reflection, registration, telemetry
+from mesh.aio import Background
 from mesh.audit import recorder
 from mesh.audit.interceptor import AuditInterceptor
 from mesh.health import SERVICE as HEALTH_SERVICE
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 Servicer = TypeVar("Servicer")
 
+_LEAVE_SECONDS = 1.0
 _CLOSE_SECONDS = 10.0
 """What one `on_stop` may take before the server goes on without it: Kubernetes kills after 30 s."""
 
@@ -57,6 +59,8 @@ class Server:
         self._stop_asked = asyncio.Event()
         self._stopped = False
         self._metrics: telemetry.MetricsServer | None = None
+        self._background = Background()
+        self._registration: asyncio.Task[None] | None = None
         self._port = 0
         self._identity = self._read_identity()
         authorisation: list[grpc.aio.ServerInterceptor] = []
@@ -164,6 +168,8 @@ class Server:
             if settings.ready_file:
                 settings.ready_file.unlink(missing_ok=True)
             await asyncio.sleep(settings.drain_seconds)
+            if self._registration is not None:  # the leave is heard, where the control plane is there to hear it
+                await asyncio.wait([self._registration], timeout=_LEAVE_SECONDS)
         finally:
             self._health.end_watches()
             await self._close()
@@ -183,11 +189,21 @@ class Server:
             start()
         await self._grpc.start()
         self._health.open()
+        if settings.control_plane and settings.registers:
+            self._start_registration()
         if settings.ready_file:
             self._write_ready_file()
         _log.info(
             "serving", listen=self.address, metrics=self.metrics_address, services=self._services, pid=os.getpid()
         )
+
+    def _start_registration(self) -> None:
+        try:
+            address = registration.advertised(self._settings, self.address)
+        except ValueError as error:
+            refuse(program_name(type(self._settings)), f"POI_{self._settings.service.upper()}_ADVERTISE: {error}")
+        entry = registration.Registration(self._settings, address, self._health, self.draining)
+        self._registration = self._background.start("register", entry.run)
 
     def _bind(self) -> int:
         listen = self._settings.listen
@@ -232,7 +248,9 @@ class Server:
         draft.replace(path)
 
     async def _close(self) -> None:
-        await asyncio.gather(self._grpc.stop(self._settings.grace_seconds), self._close_metrics())
+        await asyncio.gather(
+            self._grpc.stop(self._settings.grace_seconds), self._close_metrics(), self._background.close()
+        )
         for close in reversed(self._closers):
             try:
                 await asyncio.wait_for(close(), _CLOSE_SECONDS)

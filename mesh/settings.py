@@ -31,7 +31,7 @@ from pydantic_settings import (
 )
 
 PREFIX = "POI_"
-SERVICES = ("embed", "match", "history", "region", "alert", "ingest", "audit")
+SERVICES = ("embed", "match", "history", "region", "alert", "ingest", "audit", "xds")
 """The services that may have a table in a shared file."""
 
 _HOST_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):(?P<port>\d{1,5})")
@@ -82,6 +82,10 @@ def _mqtt_url(value: str) -> str:
     return value
 
 
+def _target_or_off(value: str) -> str:
+    return _target(value) if value else value
+
+
 HostPort = Annotated[str, AfterValidator(_host_port)]
 """host:port, port 0 meaning a free one."""
 Target = Annotated[str, AfterValidator(_target)]
@@ -112,6 +116,8 @@ class ServerSettings(BaseSettings):
     )
     service: ClassVar[str]
     """Short name of the service: "match". It picks the environment names and the table of the file."""
+    registers: ClassVar[bool] = True
+    """Whether others look for it through the control plane."""
 
     listen: HostPort = "127.0.0.1:0"
     """Address of the gRPC server. Port 0 takes a free one; the "serving" log line and the ready file tell which."""
@@ -134,6 +140,12 @@ class ServerSettings(BaseSettings):
     """Whose chain takes the records of calls that name no store."""
     audit_require_purpose: bool = False
     """Refuse enrolments, searches, exports and erasures that do not say why (metadata `purpose`)."""
+    control_plane: Annotated[str, AfterValidator(_target_or_off)] = ""
+    """Where this server registers itself, so that others find it; empty: others are told of it (Kubernetes, a file)."""
+    advertise: Annotated[str, AfterValidator(_host_port_or_off)] = ""
+    """IP address and port that others reach it by, for the control plane; empty is what it listens on."""
+    zone: str = ""
+    """Where it stands, for the control plane: callers prefer what is near."""
     ready_file: OptionalPath = None
     """Where to write {"listen", "metrics", "pid"} as JSON once serving: how a launcher learns of free ports."""
     tls_certificate: OptionalPath = None

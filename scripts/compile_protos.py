@@ -1,8 +1,9 @@
 """Compile the contracts (proto/ and the third-party ones they stand on) into ./gen.
 
 Produces messages (`*_pb2.py`), services (`*_pb2_grpc.py`) and type stubs for both (`*.pyi`, by mypy-protobuf) as the
-packages `poi.v1` and `buf.validate`. `google.*` is not generated: the installed protobuf and googleapis-common-protos
-wheels already hold it, and a second copy would clash in the descriptor pool.
+packages `poi.v1` and `buf.validate`, and `poi/v1/contracts.binpb`, all contracts with their comments as one
+FileDescriptorSet. `google.*` is not generated: the installed protobuf and googleapis-common-protos wheels already hold
+it, and a second copy would clash in the descriptor pool.
 
 The new tree replaces the old one only when everything compiled: a broken contract never leaves half a package behind.
 """
@@ -22,6 +23,7 @@ CONTRACTS = ROOT / "proto"
 THIRD_PARTY = ROOT / "third_party" / "proto"
 GENERATED = ROOT / "gen"
 SCRATCH = ROOT / "build"  # same file system as GENERATED, so that the swap is a rename
+DESCRIPTORS = "contracts.binpb"
 INIT = '"""Generated from the contracts by `make proto`; do not edit."""\n'
 
 
@@ -44,6 +46,10 @@ def compile_into(out: Path) -> int:
             f"--grpc_python_out={out}",
             f"--mypy_out=quiet,readable_stubs:{out}",
             f"--mypy_grpc_out=quiet:{out}",
+            # With the comments, which the modules leave out: the OpenAPI document quotes them.
+            f"--descriptor_set_out={out / DESCRIPTORS}",
+            "--include_imports",
+            "--include_source_info",
             *contracts,
             "buf/validate/validate.proto",
         ]
@@ -54,6 +60,8 @@ def compile_into(out: Path) -> int:
                 break
             (folder / "__init__.py").write_text(INIT)
             (folder / "py.typed").touch()
+    if status == 0:
+        (out / DESCRIPTORS).rename(out / "poi" / "v1" / DESCRIPTORS)  # a package's file, found wherever that is
     return int(status)
 
 

@@ -113,6 +113,7 @@ NOT_AUDITED: Final[Mapping[str, str]] = {
     "poi.v1.MatchService/GetGalleryStatus": "counts",
     "poi.v1.MatchService/GetMatchSettings": "nothing of people",
     "poi.v1.RegionService/GetOccupancy": "counts",
+    "poi.v1.RegistryService/Register": "where servers are",
     "poi.v1.WatchlistService/GetWatchlist": "rules, not who is on it",
     "poi.v1.WatchlistService/ListWatchlists": "rules, not who is on them",
 }

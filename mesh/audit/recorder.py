@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from contextlib import suppress
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import structlog
 from poi.v1 import audit_pb2
@@ -21,6 +21,9 @@ from mesh.audit.actor import actor_from
 from mesh.errors import Unavailable
 from mesh.names import is_id
 from mesh.redis import Redis
+
+if TYPE_CHECKING:
+    from mesh.auth import Refusal
 
 _log = structlog.get_logger(__name__)
 

@@ -13,6 +13,7 @@ from typing import Final
 from poi.v1 import poi_pb2
 
 from mesh.principal import Role
+from mesh.settings import SERVICES
 
 OPERATOR, ANALYST, ENROLLER = Role.OPERATOR, Role.ANALYST, Role.ENROLLER
 ADMIN, AUDITOR, CAMERA = Role.ADMIN, Role.AUDITOR, Role.CAMERA
@@ -173,6 +174,9 @@ _POI: Final = {
     "GetReferenceImage": _rule("alert", OPERATOR, ANALYST, ENROLLER, store="name"),
 }
 
+# A server says where itself is, whatever store it is of.
+_REGISTRY: Final = {"Register": Rule(services=frozenset(SERVICES))}
+
 _REGION: Final = {
     "RecordSceneUpdates": _rule("ingest"),
     "ListVisits": _rule("history", OPERATOR, ANALYST, more=("zones", "cameras")),
@@ -207,7 +211,12 @@ _SERVICES: Final = {
     "poi.v1.MatchService": _MATCH,
     "poi.v1.PoiService": _POI,
     "poi.v1.RegionService": _REGION,
+    "poi.v1.RegistryService": _REGISTRY,
     "poi.v1.WatchlistService": _WATCHLIST,
+    # Where servers are and how they are called, for the gateway and for gRPC clients.
+    "envoy.service.discovery.v3.AggregatedDiscoveryService": dict.fromkeys(
+        ("StreamAggregatedResources", "DeltaAggregatedResources"), _ANYONE
+    ),
     # What the contracts are is no secret; whether a server serves is for probes and balancers.
     "grpc.health.v1.Health": dict.fromkeys(("Check", "List", "Watch"), _ANYONE),
     "grpc.reflection.v1.ServerReflection": {"ServerReflectionInfo": _ANYONE},

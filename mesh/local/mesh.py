@@ -13,6 +13,7 @@ import grpc
 
 from mesh import channels
 from mesh.local.broker import Broker
+from mesh.local.control import Envoy
 from mesh.local.ports import free_port
 from mesh.local.program import Program
 from mesh.local.redis import Redis
@@ -40,7 +41,7 @@ Progress = Callable[[str, str], None]
 
 
 class Mesh:
-    """Redis, an MQTT broker and the services, each knowing where the others are.
+    """Redis, an MQTT broker and the services, each knowing where the others are; a gateway where wanted.
 
     Args:
         data_dir: of this run: one directory a program, and history's log.
@@ -53,6 +54,7 @@ class Mesh:
         autosave_changes: of the broker, see `Broker`.
         ports: of the services' gRPC servers, by name; free ones where not given.
         secure: mutual TLS between all, and authorisation: clients need certificate and token (`connect`).
+        gateway: host:port where clients come in through Envoy, in front of all services; "" for no gateway.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Mesh:
         autosave_changes: int = 20,
         ports: Mapping[str, int] | None = None,
         secure: bool = False,
+        gateway: str = "",
     ) -> None:
         self.data_dir = data_dir
         self.redis: Redis | None = None
@@ -101,6 +104,17 @@ class Mesh:
             **(env or {}),
         }
         """The settings that every service is given."""
+        self.control_plane: Service | None = None
+        self.gateway: Envoy | None = None
+        if gateway:
+            self.control_plane = Service(
+                "mesh.xds",
+                data_dir / "xds",
+                # Started with everybody else: there is nobody yet whose word could be missed for long.
+                {"POI_XDS_SETTLE_SECONDS": "0.5", **self.env, "POI_XDS_GATEWAY_LISTEN": gateway},
+            )
+            self.env["POI_CONTROL_PLANE"] = self.control_plane.target
+            self.gateway = Envoy(data_dir / "envoy", self.control_plane.target, gateway)
         self.services: dict[str, Service] = {
             name: Service(module, data_dir / name, self.env, port=ports[name])
             for name, module in MODULES.items()
@@ -136,7 +150,8 @@ class Mesh:
     @property
     def programs(self) -> list[Program]:
         """Everything that this mesh itself runs, in the order of starting."""
-        return [program for program in (self.redis, self.broker, *self.services.values()) if program is not None]
+        parts = (self.redis, self.broker, self.control_plane, *self.services.values(), self.gateway)
+        return [program for program in parts if program is not None]
 
     def start(self) -> Self:
         """Starts everything, the services side by side, and waits until all serve.
@@ -145,7 +160,7 @@ class Mesh:
             LaunchError: a program did not start; everything is stopped again.
         """
         with ExitStack() as undo:
-            for group in ([self.redis, self.broker], list(self.services.values())):
+            for group in ([self.redis, self.broker, self.control_plane], [*self.services.values(), self.gateway]):
                 started = [program for program in group if program is not None]
                 for program in started:
                     self._progress(program.name, "starting")

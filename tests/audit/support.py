@@ -23,6 +23,8 @@ from mesh import redis as connections
 from mesh.audit import chain
 from mesh.audit.service import SERVICE, AuditServicer
 from mesh.errors import InvalidArgument, NotFound, to_status
+from mesh.interceptors.base import Behaviour, Interceptor, Rpc
+from mesh.principal import CURRENT, Principal
 from mesh.redis import Redis
 from mesh.server import Server
 from mesh.settings import ServerSettings
@@ -86,6 +88,20 @@ class Matches(match_pb2_grpc.MatchServiceServicer):
             yield match_pb2.MatchDetectionsResponse(batch_id=batch.batch_id)
 
 
+class Calling(Interceptor):
+    """An authorisation that always finds the same one."""
+
+    def __init__(self, principal: Principal | None) -> None:
+        self._principal = principal
+
+    def wrap(self, rpc: Rpc, behaviour: Behaviour) -> Behaviour:
+        async def run(request: Any, context: Any) -> Any:
+            CURRENT.set(self._principal)
+            return await behaviour(request, context)
+
+        return run
+
+
 @dataclass
 class Audited:
     """The running server, its clients, and Redis."""
@@ -103,10 +119,11 @@ class Audited:
 
 
 @asynccontextmanager
-async def audited(redis_url: str, **settings: Any) -> AsyncIterator[Audited]:
-    """A server that audits into this Redis."""
+async def audited(redis_url: str, principal: Principal | None = None, **settings: Any) -> AsyncIterator[Audited]:
+    """A server that audits into this Redis; where there is a `principal`, authorisation finds that it calls."""
     client = connections.connect(redis_url)
-    server = Server(Settings(audit_redis_url=redis_url, drain_seconds=0.0, grace_seconds=1.0, **settings))
+    wanted = Settings(audit_redis_url=redis_url, drain_seconds=0.0, grace_seconds=1.0, **settings)
+    server = Server(wanted, interceptors=[Calling(principal)])
     alerts: Any = cast(Any, Alerts)()  # the methods that it lacks are not called
     pois: Any = cast(Any, Pois)()
     match: Any = cast(Any, Matches)()

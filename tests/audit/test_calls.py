@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import grpc
@@ -18,8 +16,10 @@ from mesh import redis as connections
 from mesh.audit import verify
 from mesh.audit.methods import AUDITED, NOT_AUDITED
 from mesh.audit.recorder import Auditor, install, record, record_refusal
+from mesh.auth import Refusal
 from mesh.errors import PermissionDenied, Unavailable, from_rpc
 from mesh.local import Redis
+from mesh.principal import Principal, Role
 from tests.audit.support import ALERT, PARENT, STORE, Audited, audited, records
 
 BEGIN, END = audit_pb2.AUDIT_PHASE_BEGIN, audit_pb2.AUDIT_PHASE_END
@@ -147,40 +147,30 @@ async def test_who_must_say_why_and_does_not_is_refused_and_that_is_recorded(red
 
 
 @pytest.fixture
-def principal() -> Iterator[SimpleNamespace]:
-    """An authorisation that found somebody."""
-    found = SimpleNamespace(kind="person", name="u-1", roles=frozenset({"operator"}), token_id="t-1")
-    module = ModuleType("mesh.auth")
-    module.current = lambda: found  # type: ignore[attr-defined]
-    before = sys.modules.get("mesh.auth")
-    sys.modules["mesh.auth"] = module
-    yield found
-    if before is None:
-        del sys.modules["mesh.auth"]
-    else:
-        sys.modules["mesh.auth"] = before
+def principal() -> Principal:
+    """Somebody whom authorisation found."""
+    return Principal("person", "u-1", roles=frozenset({Role.OPERATOR}), token_id="t-1")
 
 
-async def test_whom_authorisation_found_counts_not_who_they_say_they_are(
-    server: Audited, principal: SimpleNamespace
-) -> None:
-    await server.alerts.GetAlert(alert_pb2.GetAlertRequest(name=ALERT), metadata=(("actor", "the manager"),))
+async def test_whom_authorisation_found_counts_not_who_they_say_they_are(redis_url: str, principal: Principal) -> None:
+    async with audited(redis_url, principal) as server:
+        await server.alerts.GetAlert(alert_pb2.GetAlertRequest(name=ALERT), metadata=(("actor", "the manager"),))
 
-    (only,) = await server.records()
+        (only,) = await server.records()
 
     assert only.actor == audit_pb2.AuditActor(
         kind=audit_pb2.ACTOR_KIND_PERSON, name="u-1", roles=["operator"], token_id="t-1"
     )
 
 
-async def test_what_authorisation_refuses_is_recorded(redis_url: str, principal: SimpleNamespace) -> None:
+async def test_what_authorisation_refuses_is_recorded(redis_url: str, principal: Principal) -> None:
     client = connections.connect(redis_url)
     auditor = Auditor(client, "match", "mesh")
     install(auditor)
     method, resource = "poi.v1.PoiService/DeletePoi", f"{PARENT}/pois/p1"
     error = PermissionDenied("you may not do this", reason="ROLE_MISSING")
     for who in (principal, None):
-        refusal = SimpleNamespace(principal=who, method=method, resource=resource, error=error, peer="ipv4:127.0.0.1:1")
+        refusal = Refusal(who, method, resource, error, "ipv4:127.0.0.1:1")
         await record_refusal(refusal)
     await auditor.close()
 

@@ -1,0 +1,149 @@
+"""The gateway as its clients meet it: REST, gRPC-Web, gRPC; what it refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+
+import grpc
+import httpx
+import pytest
+from poi.v1 import alert_pb2, alert_pb2_grpc, match_pb2
+
+from mesh.local import Envoy
+from tests.xds.conftest import ControlPlane, Replica, StartReplica, gallery_status, until, who
+
+PAGE = "https://console.example"
+GALLERY = "/v1/stores/s1/galleryStatus"
+
+
+class Edge:
+    """A gateway in front of one replica of match and alert."""
+
+    def __init__(self, plane: ControlPlane, envoy: Envoy, replica: Replica, http: httpx.AsyncClient) -> None:
+        self.address, self.envoy, self.replica, self.http = plane.gateway, envoy, replica, http
+
+
+@pytest.fixture
+async def edge(
+    control_plane: Callable[..., ControlPlane], envoy: Callable[..., Envoy], replica: StartReplica
+) -> AsyncIterator[Callable[..., object]]:
+    clients: list[httpx.AsyncClient] = []
+
+    async def start(**env: str) -> Edge:
+        server = await replica(7)
+        settings = {"POI_XDS_GATEWAY_CORS_ORIGINS": json.dumps([PAGE]), **env}
+        plane = await asyncio.to_thread(control_plane, settings, match=[server], alert=[server])
+        program = await asyncio.to_thread(envoy, plane)
+        client = httpx.AsyncClient(base_url=f"http://{plane.gateway}", timeout=10.0)
+        clients.append(client)
+
+        async def there() -> bool:
+            return (await client.get(GALLERY)).status_code == 200
+
+        await until(there)
+        return Edge(plane, program, server, client)
+
+    yield start
+    for client in clients:
+        await client.aclose()
+
+
+StartEdge = Callable[..., "asyncio.Future[Edge]"]
+
+
+async def test_the_same_api_as_rest_grpc_web_and_grpc(
+    edge: StartEdge, channel: Callable[[str], grpc.aio.Channel]
+) -> None:
+    gateway = await edge()
+    http = gateway.http
+
+    answer = await http.get(GALLERY)
+    assert answer.json() == {"name": "stores/s1/galleryStatus", "revision": "7"}
+    assert gateway.replica.metadata["x-request-id"] == answer.headers["x-request-id"]
+    missing = await http.get("/v1/stores/nowhere/galleryStatus")
+    assert (missing.status_code, missing.json()["code"]) == (404, 5)
+    assert missing.json()["details"][0]["domain"] == "poi-mesh"
+
+    async with http.stream("GET", "/v1/stores/s1/alerts:stream") as stream:
+        lines = stream.aiter_lines()
+        names = [json.loads(await anext(lines))["alert"]["name"] for _ in range(3)]
+    assert names == [f"stores/s1/alerts/{number}" for number in range(3)]
+
+    message = gallery_status().SerializeToString()
+    frame = b"\0" + len(message).to_bytes(4, "big") + message
+    headers = {"content-type": "application/grpc-web+proto", "x-grpc-web": "1", "origin": PAGE}
+    web = await http.post("/poi.v1.MatchService/GetGalleryStatus", content=frame, headers=headers)
+    size = int.from_bytes(web.content[1:5], "big")
+    assert match_pb2.GalleryStatus.FromString(web.content[5 : 5 + size]).revision == 7
+    assert b"grpc-status:0" in web.content[5 + size :].replace(b" ", b"")
+    assert web.headers["access-control-allow-origin"] == PAGE
+    assert "grpc-status" in web.headers["access-control-expose-headers"]
+    stranger = await http.get(GALLERY, headers={"origin": "https://elsewhere.example"})
+    assert "access-control-allow-origin" not in stranger.headers
+
+    assert await who(channel(gateway.address), 1) == [7]
+    stub = alert_pb2_grpc.AlertServiceStub(channel(gateway.address))
+    request = alert_pb2.StreamAlertsRequest(parent="stores/s1")
+    assert (await anext(aiter(stub.StreamAlerts(request)))).alert.name == "stores/s1/alerts/0"
+
+    document = await http.get("/openapi.json")
+    assert document.headers["content-type"] == "application/json"
+    assert GALLERY.replace("s1", "{store}") in document.json()["paths"]
+
+
+async def test_what_the_contract_does_not_know_is_refused(edge: StartEdge) -> None:
+    gateway = await edge()
+    path = "/v1/stores/s1/alerts:raise"
+    match = {"poi": "stores/s1/pois/p1", "reference": "stores/s1/pois/p1/references/r1", "similarity": 0.5}
+    fine = {"camera": 'a "b" \\', "detectTime": "2026-11-20T09:00:00Z", "detection_id": "", "match": match}
+
+    async def post(content: object) -> httpx.Response:
+        return await gateway.http.post(path, json=content)
+
+    assert (await gateway.http.get(GALLERY, params={"colour": "red"})).status_code == 400
+    assert (await gateway.http.get("/v1/stores/s1/nothing")).status_code == 404
+    for content, field in (
+        ({"colour": "red"}, "colour"),
+        ({"candidates": [fine, {"match": {"similarty": 1}}]}, "candidates.match.similarty"),
+    ):
+        refused = await post(content)
+        assert refused.status_code == 400, refused.text
+        assert refused.json()["details"][1]["fieldViolations"][0]["field"] == field
+    assert (await gateway.http.post(path, content=b'{"candidates": [')).status_code == 400
+    assert not gateway.replica.raised
+
+    reached = await post({"candidates": [fine]})
+
+    assert reached.status_code == 200, reached.text
+    (candidate,) = gateway.replica.raised[0].candidates
+    assert (candidate.camera, candidate.match.similarity) == ('a "b" \\', 0.5)
+
+
+async def test_large_bodies_and_headers_are_refused(edge: StartEdge) -> None:
+    gateway = await edge(POI_XDS_GATEWAY_MAX_BODY_BYTES="4000000")
+
+    async def post(size: int) -> int:
+        answer = await gateway.http.post("/v1/stores/s1/alerts:raise", json={"candidates": [{"camera": "x" * size}]})
+        return answer.status_code
+
+    assert await post(5_000_000) == 413
+    assert await post(3_000_000) != 413
+    answer = await gateway.http.get(GALLERY, headers={"x-filler": "x" * 40_000})
+    assert answer.status_code == 431
+
+
+async def test_a_client_that_calls_too_often_is_told_so(
+    edge: StartEdge, channel: Callable[[str], grpc.aio.Channel]
+) -> None:
+    gateway = await edge(POI_XDS_GATEWAY_CALLS_PER_SECOND="1", POI_XDS_GATEWAY_BURST="5")
+
+    async def answers() -> list[int]:
+        return [(await gateway.http.get(GALLERY)).status_code for _ in range(8)]
+
+    assert 429 in await answers()
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await who(channel(gateway.address), 8)
+    assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert (await gateway.http.get("/healthz")).status_code == 200
