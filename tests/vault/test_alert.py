@@ -25,7 +25,8 @@ HEADER = "Bearer that nobody else has"
 async def test_delivery_secrets_are_sealed_and_deliveries_go_on(
     redis_url: str, keys: Keys, service: StartService
 ) -> None:
-    plain = {**FAST, "POI_REDIS_URL": redis_url, "POI_STORE": STORE, "POI_ALERT_EVIDENCE": "false"}
+    usual = {**FAST, "POI_ALERT_DELIVERY_TIMEOUT_SECONDS": "20"}
+    plain = {**usual, "POI_REDIS_URL": redis_url, "POI_STORE": STORE, "POI_ALERT_EVIDENCE": "false"}
     sealing = {**plain, **keys.environment}
     async with receiving(Receiver()) as receiver:
         before = service("alert_svc", plain, name="before")

@@ -13,6 +13,7 @@ from envoy_data_plane.envoy.service.discovery.v3 import DiscoveryRequest, Discov
 from envoy_data_plane.google.rpc import Status
 
 from mesh.xds.ads import SERVICE
+from mesh.xds.policy import SERVICES
 from mesh.xds.snapshot import CLUSTER, ENDPOINTS, LISTENER
 from tests.xds.conftest import ControlPlane, until
 
@@ -47,7 +48,7 @@ async def test_a_refusal_is_logged_counted_and_over_when_the_client_is_content(
     node = Node(id="gateway-7", user_agent_name="envoy")
     await stream.write(DiscoveryRequest(node=node, type_url=CLUSTER))
     clusters = await stream.read()
-    assert len(clusters.resources) == 6
+    assert len(clusters.resources) == len(SERVICES)
     await stream.write(
         DiscoveryRequest(type_url=CLUSTER, response_nonce=clusters.nonce, error_detail=Status(message="bad ring"))
     )
