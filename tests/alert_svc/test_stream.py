@@ -108,7 +108,7 @@ async def test_a_stream_is_filtered_and_its_heartbeats_pass_what_is_left_out(
     others = [candidate(store, f"x{n}", "p2", camera="c2", severity=common_pb2.SEVERITY_LOW) for n in range(20)]
     await raise_alerts(client, store, *others)
     # The log has moved on although nothing of it was for us, and a quiet time (0.2 s) brings that cursor.
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while (heartbeat := await call.read()).cursor == start:
             pass
     assert heartbeat.event == HEARTBEAT
@@ -129,7 +129,7 @@ async def test_heartbeats_pass_what_is_left_out_while_the_log_is_busy(
             await asyncio.sleep(0.02)  # more often than the heartbeat (0.2 s)
 
     busy = asyncio.create_task(keep_busy())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         heartbeats = [(await call.read()).cursor for _ in range(3)]
     busy.cancel()
     call.cancel()

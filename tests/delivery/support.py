@@ -78,7 +78,7 @@ async def client_of(target: str, store: str) -> AsyncIterator[Client]:
         await channel.close()
 
 
-async def settled(client: Client, count: int, state: int, target_id: str = "t", seconds: float = 20.0) -> Any:
+async def settled(client: Client, count: int, state: int, target_id: str = "t", seconds: float = 60.0) -> Any:
     """The deliveries in a state, once there are so many."""
     async with asyncio.timeout(seconds):
         while True:

@@ -44,7 +44,7 @@ async def subscribed(broker: Broker, topic: str) -> AsyncIterator[asyncio.Queue[
     await asyncio.to_thread(paho.connect, "127.0.0.1", broker.port)
     paho.loop_start()
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await ready.wait()
         yield queue
     finally:
@@ -53,7 +53,7 @@ async def subscribed(broker: Broker, topic: str) -> AsyncIterator[asyncio.Queue[
 
 
 async def take(queue: asyncio.Queue[MQTTMessage], count: int) -> list[Any]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         return [json.loads((await queue.get()).payload) for _ in range(count)]
 
 

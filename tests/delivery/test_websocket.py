@@ -29,7 +29,7 @@ DELIVERED = delivery_pb2.DELIVERY_STATE_DELIVERED
 
 
 async def receive(connection: ClientConnection) -> Any:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         return json.loads(await connection.recv())
 
 

@@ -92,7 +92,7 @@ async def play(
         async with _following(alerts, visits):
             played = await _replay(mesh, recording, window, disturbances, evidence, speed)
             await settle(client, mesh.mqtt_url, window)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await asyncio.gather(alerts.until_silent(), visits.until_silent())
         return Outcome(
             window,
@@ -140,7 +140,7 @@ def publish(mqtt_url: str, messages: Sequence[tuple[str, bytes]]) -> None:
     try:
         for topic, payload in messages:
             publisher.publish(topic, payload)
-        publisher.flush(10)
+        publisher.flush(60)
     finally:
         publisher.close()
 
@@ -152,7 +152,7 @@ async def _following(
     async with asyncio.TaskGroup() as tasks:  # a follower that fails ends the test at once
         following = [tasks.create_task(follower.run()) for follower in (alerts, visits)]
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await asyncio.gather(alerts.until_live(), visits.until_live())
             yield
         finally:

@@ -52,7 +52,7 @@ class Stream:
                     self.shown += 1
                     self._moved.notify_all()
                 publisher.publish(topic, orjson.dumps(shown))
-                publisher.flush(10)
+                publisher.flush(60)
                 await asyncio.sleep(0.1)
         finally:
             publisher.close()

@@ -20,7 +20,7 @@ from tests.e2e.store import Store
 from tests.e2e.story import Window, publish
 from tests.support import unit
 
-pytestmark = pytest.mark.timeout(120)  # many processes, also on a machine with other work
+pytestmark = pytest.mark.timeout(300)  # many processes, also on a machine with other work
 
 CAMERA = "evidence"
 VECTOR = base64.b64encode(unit(815).astype("<f4").tobytes()).decode()
@@ -52,7 +52,7 @@ async def camera(mqtt_url: str) -> AsyncIterator[None]:
         publisher.publish_once(f"scenescape/image/camera/{CAMERA}", orjson.dumps(frame))
 
     publisher.subscribe(f"scenescape/cmd/camera/{CAMERA}", answer)
-    serving = asyncio.create_task(asyncio.to_thread(publisher.work, 60))
+    serving = asyncio.create_task(asyncio.to_thread(publisher.work, 240))
     try:
         yield
     finally:

@@ -42,7 +42,7 @@ from tests.e2e.story import Window
 from tests.e2e.stream import Stream
 from tests.support import embedding, similar, unit
 
-pytestmark = pytest.mark.timeout(120)  # many processes, also on a machine with other work
+pytestmark = pytest.mark.timeout(300)  # many processes, also on a machine with other work
 
 ANNE, BERT, STRANGER = unit(901), unit(902), unit(903)
 TIME = "2026-11-20T09:00:00"

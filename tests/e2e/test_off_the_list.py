@@ -15,7 +15,7 @@ from tests.e2e.story import Window
 from tests.e2e.stream import Stream
 from tests.support import unit
 
-pytestmark = pytest.mark.timeout(120)  # many processes, also on a machine with other work
+pytestmark = pytest.mark.timeout(300)  # many processes, also on a machine with other work
 
 ANNE = unit(921)
 LEFT, JOINED = "off-the-list", "on-the-list"

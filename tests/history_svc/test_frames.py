@@ -169,7 +169,7 @@ async def test_retention_removes_the_files_of_old_frames(start: StartHistory, da
         server.stop()
         server.env["POI_HISTORY_RETENTION_DAYS"] = str(2 / 24)
         server.start()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while len(kept := list((data_dir / "frames").rglob("*"))) != 3:  # noqa: ASYNC110 - files do not call back
                 await asyncio.sleep(0.02)
         with pytest.raises(grpc.aio.AioRpcError) as raised:

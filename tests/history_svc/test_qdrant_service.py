@@ -176,7 +176,7 @@ async def test_without_qdrant_nothing_is_acknowledged_and_searches_say_so(
         qdrant.down = True
         for call in (client.append(*at(1)), search(client, 0), client.appearances()):
             with pytest.raises(grpc.aio.AioRpcError) as raised:
-                await asyncio.wait_for(call, 10)
+                await asyncio.wait_for(call, 60)
             assert isinstance(from_rpc(raised.value), Unavailable)
         qdrant.down = False
         await client.append(*at(1))
@@ -194,7 +194,7 @@ async def test_old_detections_appearances_and_tracks_are_removed(start: StartHis
         picture.capture_time.FromNanoseconds(time.time_ns())
         await client.append(frames=[picture])
         assert qdrant.client.count(DETECTIONS).count == 2
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while qdrant.client.count(DETECTIONS).count or qdrant.client.count(RECORDS).count:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
         assert not await client.appearances()

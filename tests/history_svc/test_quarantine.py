@@ -33,7 +33,7 @@ async def test_a_closed_log_file_damaged_before_it_is_sealed_is_kept_in_quaranti
             file.seek(start + 100)
             file.write(bytes([content[start + 100] ^ 4]))
         tasks.append(asyncio.create_task(history.seal()))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while log.exists():  # noqa: ASYNC110 - files do not call
                 await asyncio.sleep(0.01)
         assert len(history.sealed.segments) == 1
@@ -61,7 +61,7 @@ async def test_a_log_file_that_is_gone_before_it_is_sealed_holds_up_nothing(tmp_
     async with running(settings) as history:
         (tmp_path / "data" / "detections-000000000001.log").unlink()
         await append(history, _detections(200, 180))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not any(one.manifest.rows == 180 for one in history.sealed.segments):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
@@ -98,7 +98,7 @@ async def test_health_tells_of_quarantine_until_it_is_empty(start: StartHistory,
 
         for one in (data_dir / "quarantine").iterdir():  # what an operator does in the end
             one.unlink()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while await _health(server, storage) != serving:  # noqa: ASYNC110 - asked, as a probe does
                 await asyncio.sleep(0.05)
         assert _metric(server, "poi_history_quarantined_files") == 0

@@ -27,7 +27,7 @@ def _ago(seconds: float, object_id: str) -> common_pb2.Detection:
 
 
 async def _until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - a file system does not call back
             await asyncio.sleep(0.05)
 

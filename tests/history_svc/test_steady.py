@@ -110,7 +110,7 @@ async def test_answers_are_the_same_while_everything_moves(tmp_path: Path) -> No
                 await append(history, _detections(begin, 50))
                 assert await _listed(history) == listed
             history._inbox._settings = moved.model_copy(update={"retention_days": _days(BEGIN // 2)})
-            async with asyncio.timeout(40):
+            async with asyncio.timeout(150):
                 while searchers.asked < 10 or history.sealed.segments[0].manifest.oldest_ns < floor:
                     assert await _listed(history) == listed
                     await asyncio.sleep(0.01)

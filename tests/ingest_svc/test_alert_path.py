@@ -85,7 +85,7 @@ async def test_twins_better_matches_and_wrong_clocks_reach_the_alerts(mesh: Any,
     )
     publisher = Publisher(running.mqtt_url)
     async with (
-        asyncio.timeout(30),
+        asyncio.timeout(60),
         connect(running.target("alert")) as alert_channel,
         connect(running.target("ingest")) as ingest_channel,
         connect(running.target("history")) as history_channel,

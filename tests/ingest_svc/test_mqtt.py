@@ -25,7 +25,7 @@ class Inbox:
         self._changed.set()
 
     async def wait_for(self, number: int) -> list[bytes]:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while len(self.messages) < number:
                 self._changed.clear()
                 await self._changed.wait()
@@ -44,7 +44,7 @@ async def connected(url: str, inbox: Inbox, *, receive_maximum: int = 100) -> As
     )
     running = asyncio.create_task(mqtt.run())
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await mqtt.wait_connected()
         yield mqtt
     finally:
@@ -57,7 +57,7 @@ def publish(url: str, *payloads: bytes) -> None:
     publisher.connect()
     for payload in payloads:
         publisher.publish(TOPIC, payload)
-    publisher.flush(10.0)
+    publisher.flush(60)
     publisher.close()
 
 

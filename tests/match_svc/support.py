@@ -133,7 +133,7 @@ def stubs(server: Any, channel: grpc.aio.Channel) -> Replica:
     )
 
 
-async def becomes(expected: object, ask: Callable[[], Awaitable[object]], within: float = 1.0) -> None:
+async def becomes(expected: object, ask: Callable[[], Awaitable[object]], within: float = 60.0) -> None:
     """Return when `ask` gives what is expected; fail when it does not in so many seconds."""
     answer: object = None
     try:

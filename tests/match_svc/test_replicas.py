@@ -97,7 +97,7 @@ async def test_a_removal_names_the_replica_that_hangs_and_then_no_longer_waits_f
             async def oldest() -> bool:
                 return max(each.heartbeat_age_ms for each in (await one.status()).replicas) > 3000
 
-            await becomes(True, oldest, within=5)
+            await becomes(True, oldest)
             missing, _ = await trailing(one.pois.DeletePoi(poi_pb2.DeletePoiRequest(name=man.name)))
             assert missing == set()
         finally:
@@ -129,7 +129,7 @@ async def test_a_replica_that_lags_is_not_serving_until_it_has_caught_up(
         assert await slow.serving()
         monkeypatch.setattr(LogReader, "lookup", held)
         enrolling = asyncio.create_task(one.enrol("woman", WOMAN))
-        await becomes(False, slow.serving, within=3)
+        await becomes(False, slow.serving)
         status = await slow.status()
         assert status.lag_ms > 400
         assert (status.serving, status.poi_count) == (False, 0)
@@ -137,7 +137,7 @@ async def test_a_replica_that_lags_is_not_serving_until_it_has_caught_up(
 
         go_on.set()
         await enrolling
-        await becomes(True, slow.serving, within=3)
+        await becomes(True, slow.serving)
         assert await slow.who(WOMAN) == ["woman"]
         assert (await slow.status()).lag_ms == 0
 
@@ -150,11 +150,11 @@ async def test_a_replica_that_redis_no_longer_hears_is_not_serving_and_serves_ag
     async with replica(server.url, replica_seconds=1.0) as one:
         await one.enrol("woman", WOMAN)
         server.kill()
-        await becomes(False, one.serving, within=5)
+        await becomes(False, one.serving)
         assert await one.who(WOMAN) == ["woman"], "who asks all the same is answered"
 
         server.start()
-        await becomes(True, one.serving, within=5)
+        await becomes(True, one.serving)
 
 
 async def test_the_status_says_what_there_is(redis_url: str) -> None:
@@ -257,7 +257,7 @@ async def test_a_replica_that_missed_a_change_loads_anew(redis_url: str, then: s
             await one.enrol("man", MAN)
             assert await one.who(MAN) == ["man"]
 
-        await becomes([], lambda: one.who(WOMAN), within=4)
+        await becomes([], lambda: one.who(WOMAN))
 
 
 async def test_the_log_does_not_grow_for_ever(redis_url: str) -> None:
@@ -277,9 +277,9 @@ async def test_a_registry_that_was_emptied_empties_the_gallery(redis_url: str) -
 
         await client.flushall()
 
-        await becomes([], lambda: one.who(WOMAN), within=4)
+        await becomes([], lambda: one.who(WOMAN))
         await one.enrol("other", unit(3))
-        await becomes(["other"], lambda: one.who(unit(3)), within=4)
+        await becomes(["other"], lambda: one.who(unit(3)))
         assert await one.who(MAN) == []
 
 
@@ -301,7 +301,7 @@ async def test_matching_goes_on_while_redis_is_away_and_enrolment_after(
         server.start()
         await one.enrol("man", MAN)
         assert await one.who(MAN) == ["man"]
-        await becomes(["man"], lambda: other.who(MAN), within=3)
+        await becomes(["man"], lambda: other.who(MAN))
         assert await one.who(WOMAN) == ["woman"]
 
 
@@ -364,7 +364,7 @@ async def test_sigkill_of_all_replicas_loses_nothing_acknowledged(
             acknowledged.append(f"p{number}")
 
     enrolling = asyncio.create_task(enrol_for_ever())
-    await becomes(True, lambda: asyncio.sleep(0, len(acknowledged) >= 30), within=20)
+    await becomes(True, lambda: asyncio.sleep(0, len(acknowledged) >= 30))
     await becomes(["p29"], lambda: two.who(unit(1029)))
 
     first.kill()
@@ -405,7 +405,7 @@ def test_a_wrong_setting_stops_the_start_with_one_line(variable: str, value: str
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), variable: value},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
     )
 
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)

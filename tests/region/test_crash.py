@@ -22,7 +22,7 @@ async def check(stub: Stub, watcher: Watcher, truth: Truth) -> None:
     assert len(watcher.events) == len(set(watcher.events)) == 2 * len(truth.dwell)
     again = Watcher(stub)
     again.cursor = "0-0"
-    await asyncio.wait_for(again.until(len(watcher.events)), 10)
+    await asyncio.wait_for(again.until(len(watcher.events)), 60)
     assert again.events == watcher.events
     open_visits = region_pb2.ListVisitsRequest(parent=STORE, state=region_pb2.VISIT_STATE_OPEN)
     assert await visits(stub, open_visits) == []
@@ -53,7 +53,7 @@ async def test_sigkill_of_the_server_while_the_recording_plays(service: Any, red
         await watcher.started.wait()
         # Where people enter and leave zones: the updates of 4 s, 12 s and 27 s.
         await record_through_outages(stub, updates, {8: crash(server), 24: crash(server), 54: crash(server)})
-        await asyncio.wait_for(watching, 20)
+        await asyncio.wait_for(watching, 60)
         await record(stub, updates, batch=10)
         await record(stub, updates)
         await check(stub, watcher, load_truth(shared_dir))
@@ -69,7 +69,7 @@ async def test_every_message_twice_and_late(service: Any, redis_url: str, shared
         for start in range(0, len(updates), 5):
             await record(stub, updates[max(0, start - 10) : start + 5])
             await record(stub, updates[start : start + 5], batch=5)
-        await asyncio.wait_for(watching, 20)
+        await asyncio.wait_for(watching, 60)
         await check(stub, watcher, load_truth(shared_dir))
 
 
@@ -88,7 +88,7 @@ async def test_sigkill_of_redis_while_the_recording_plays(
             stub, updates, {8: crash(redis), 24: crash(redis, away=6), 54: crash(redis)}
         )
         assert reasons == {"STATE_UNAVAILABLE"}, "the long outage is told, the short ones are bridged"
-        await asyncio.wait_for(watching, 20)
+        await asyncio.wait_for(watching, 60)
         await record(stub, updates, batch=10)
         await check(stub, watcher, load_truth(shared_dir))
 
@@ -116,5 +116,5 @@ async def test_a_rolling_update_with_two_servers_at_once(service: Any, redis_url
         resumed = Watcher(other)
         resumed.cursor = watcher.cursor
         resumed.events, resumed.visits = watcher.events, watcher.visits
-        await asyncio.wait_for(resumed.until(12), 10)
+        await asyncio.wait_for(resumed.until(12), 60)
         await check(other, resumed, load_truth(shared_dir))

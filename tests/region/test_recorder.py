@@ -224,7 +224,7 @@ async def test_housekeeping_survives_an_outage(redis: Redis, monkeypatch: pytest
 
     monkeypatch.setattr(SceneStore, "stores", fail_first)
     house = asyncio.create_task(recording.keep_house())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while (await visits(redis))[0].exit is None:
             pass  # each look is a round trip
     house.cancel()
