@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from functools import partial
 
 from poi.v1 import delivery_pb2_grpc
 
@@ -17,10 +18,12 @@ from alert_svc.delivery.websocket import WebSocketServer
 from alert_svc.delivery.worker import Parts
 from alert_svc.log import AlertLog
 from alert_svc.settings import AlertSettings
+from mesh.aio import Background
 from mesh.redis import Redis
 from mesh.server import Server
 from mesh.settings import program_name, refuse
-from mesh.vault import Box
+from mesh.vault import Box, Vault
+from mesh.vault.resealing import keep_sealed
 
 
 async def add(server: Server, settings: AlertSettings, redis: Redis, log: AlertLog, box: Box) -> None:
@@ -60,6 +63,10 @@ async def add(server: Server, settings: AlertSettings, redis: Redis, log: AlertL
         except OSError as error:
             refuse(program_name(type(settings)), f"websocket_listen: {settings.websocket_listen}: {error.strerror}")
         server.on_stop(websocket.close)
+    if isinstance(box, Vault):
+        background = Background()
+        server.on_start(partial(background.start, "reseal", partial(keep_sealed, redis, box, store.sealed_hashes)))
+        server.on_stop(background.close)
     manager = Manager(parts, senders, websocket)
     server.on_start(manager.start)
     server.on_stop(manager.close)
