@@ -190,7 +190,7 @@ def studio(own_redis: Redis, directory: Path, **env: str) -> Iterator[Studio]:
         "POI_MATCH_TARGET": f"127.0.0.1:{port}",
         "POI_HEARTBEAT_SECONDS": "0.2",
         "POI_DRAIN_SECONDS": "0",
-        "POI_ALERT_DELIVERY_LEASE_SECONDS": "1",
+        "POI_ALERT_DELIVERY_LEASE_SECONDS": "2",
         **env,
     }
     alert = Service("alert_svc", directory, settings)

@@ -187,7 +187,7 @@ async def test_who_dies_between_storing_a_picture_and_telling_the_alert_leaves_o
         await log.raise_all("store-1", [alert])
         for kept_in, done in ((Dying(client, retention_days=1), stored.wait), (log, None)):
             waiting = WaitingAlerts(client, "store-1")
-            maker = PictureMaker(waiting, kept_in, sources, "store-1", lease_seconds=1, wait=4)
+            maker = PictureMaker(waiting, kept_in, sources, "store-1", lease_seconds=2, wait=6)
             running = asyncio.create_task(maker.run())
             async with asyncio.timeout(60):
                 if done is not None:

@@ -90,8 +90,8 @@ async def test_redis_killed_and_back_loses_no_delivery(
 
 @pytest.fixture
 async def impatient(own_redis: Redis, service: StartService, store: str) -> AsyncIterator[Client]:
-    """A client of a server that gives up events after one second."""
-    server = service("alert_svc", env(own_redis, POI_ALERT_DELIVERY_GIVE_UP_HOURS=str(1 / 3600)))
+    """A client of a server that gives up events after five seconds."""
+    server = service("alert_svc", env(own_redis, POI_ALERT_DELIVERY_GIVE_UP_HOURS=str(5 / 3600)))
     async with client_of(server.target, store) as client:
         yield client
         await client.delete_all()

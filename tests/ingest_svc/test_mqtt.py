@@ -63,16 +63,16 @@ def publish(url: str, *payloads: bytes) -> None:
 
 async def test_messages_come_and_what_is_not_acknowledged_comes_again(broker: Broker) -> None:
     first = Inbox()
-    async with connected(broker.url, first) as mqtt:
-        await asyncio.to_thread(publish, broker.url, b"1", b"2", b"3")
+    async with connected(broker.url, first, receive_maximum=3) as mqtt:
+        await asyncio.to_thread(publish, broker.url, b"1", b"2", b"3", b"4")
         assert await first.wait_for(3) == [b"1", b"2", b"3"]
         mqtt.acknowledge(first.messages[0][1])
         assert mqtt.protocol == "MQTT 5"
-        await asyncio.sleep(0.2)
+        await first.wait_for(4)  # so the broker has heard of it
 
     second = Inbox()
     async with connected(broker.url, second):
-        assert await second.wait_for(2) == [b"2", b"3"], "the persistent session has the others"
+        assert await second.wait_for(3) == [b"2", b"3", b"4"], "the persistent session has the others"
 
 
 async def test_messages_sent_while_away_are_kept(broker: Broker) -> None:

@@ -100,7 +100,7 @@ async def play(running: Any, sent: list[Message]) -> None:
             publisher.flush(60)
             publisher.close()
 
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             now = await status()
             while not now.connected:
                 await asyncio.sleep(0.05)

@@ -81,7 +81,7 @@ async def test_many_who_come_at_once_open_few_connections(server: local.Redis, r
 
 async def test_the_reader_runs_only_while_there_are_subscribers(redis: Redis) -> None:
     following = StreamTail(redis, KEY)
-    assert await blocked_readers(redis) == 0
+    await until_readers(redis, 0)
     for _ in range(2):
         async with aclosing(following.entries(None)) as entries:
             assert await anext(entries) is None
