@@ -37,6 +37,7 @@ def test_every_enrolled_appearance_alerts_exactly_once_and_no_stranger_does(whol
 
 def test_every_dwell_time_is_right_and_told_once(whole: Store, outcome: Outcome) -> None:
     whole.expected.check_visits(outcome)
+    assert len(outcome.events) == 2 * len(outcome.visits)
 
 
 def test_history_has_every_person_and_face(whole: Store, outcome: Outcome) -> None:
