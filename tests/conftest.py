@@ -8,6 +8,7 @@ from typing import Protocol
 
 import pytest
 import redis
+from hypothesis import HealthCheck, settings
 
 from mesh import channels
 from mesh.local import USUAL, Broker, Mesh, Program, Redis, Service, ports
@@ -26,6 +27,10 @@ ports._PORTS = ports._PORTS[_worker :: int(os.environ.get("PYTEST_XDIST_WORKER_C
 # On a machine with other work a call may take longer than a store would bear. Tests of deadlines bring their own.
 assert channels.connect.__kwdefaults__
 channels.connect.__kwdefaults__["default_timeout"] = PATIENCE
+
+# Nor is an example wrong that took 200 ms there.
+settings.register_profile("patient", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 class StartService(Protocol):

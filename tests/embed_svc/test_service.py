@@ -22,6 +22,7 @@ from mesh.channels import connect
 from tests.conftest import StartService
 from tests.embed_svc.conftest import BOTH, MAN, WOMAN, Frames, Serve, Stub, gather, jpeg
 from tests.embed_svc.test_images import png_header
+from tests.support import until
 
 STORE = "stores/s1"
 
@@ -250,8 +251,14 @@ async def test_it_runs_as_a_program(service: StartService, models_dir: Path, tmp
         stub: Stub = embedding_pb2_grpc.EmbeddingServiceStub(channel)
         assert len((await stub.DetectFaces(detect(jpeg(frames(MAN)[0]), single_face=True))).faces) == 1
         assert (await refusal(stub.DetectFaces(detect(b"no image")))).reason == "IMAGE_UNDECODABLE"
-    metrics = await asyncio.to_thread(read, running.metrics_url)
-    assert "poi_embed_faces_total 1.0" in metrics
-    assert 'poi_embed_images_refused_total{reason="IMAGE_UNDECODABLE"} 1.0' in metrics
-    assert "poi_embed_image_seconds_count 2.0" in metrics
+    wanted = {
+        "poi_embed_faces_total 1.0",
+        'poi_embed_images_refused_total{reason="IMAGE_UNDECODABLE"} 1.0',
+        "poi_embed_image_seconds_count 2.0",
+    }
+
+    async def counted() -> bool:
+        return wanted <= set((await asyncio.to_thread(read, running.metrics_url)).splitlines())
+
+    await until(counted, "both images are counted")
     assert list((tmp_path / "cache").iterdir()), "compiled models are kept"

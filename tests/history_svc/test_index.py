@@ -78,7 +78,9 @@ class HistoryIndexTest:
         raise NotImplementedError
 
     # Each implementation runs the same function.
-    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
+    @settings(
+        max_examples=60, deadline=None, suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow]
+    )
     @given(
         sizes=st.lists(st.integers(1, 60), max_size=6),
         seed=st.integers(0, 1000),

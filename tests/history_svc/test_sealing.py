@@ -69,8 +69,9 @@ async def append(history: History, detections: Sequence[common_pb2.Detection], *
 
 
 async def sealed(history: History, least: int) -> None:
-    """Waits until there are so many segments."""
-    await until(lambda: len(history.sealed.segments) >= least, f"{least} segments")
+    """Waits until there are so many segments, and what they took over is out of memory and of the log."""
+    idle = history._sealing.lock
+    await until(lambda: len(history.sealed.segments) >= least and not idle.locked(), f"{least} segments")
 
 
 async def tidy(history: History) -> None:
@@ -79,10 +80,13 @@ async def tidy(history: History) -> None:
 
 
 async def _merged(history: History) -> None:
-    """Waits until there is a segment of several."""
-    await until(
-        lambda: any(one.manifest.first_log < one.manifest.last_log for one in history.sealed.segments), "merged"
-    )
+    """Waits until there is a segment of several, and they are gone."""
+
+    def done() -> bool:
+        several = any(one.manifest.first_log < one.manifest.last_log for one in history.sealed.segments)
+        return several and not history._sealing.lock.locked()
+
+    await until(done, "merged")
 
 
 async def state(history: History) -> dict[str, Any]:
