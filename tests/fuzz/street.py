@@ -44,10 +44,13 @@ class Street:
         self.frames: list[history_pb2.FrameUpload] = []
         """Those that were handed to history, oldest first."""
         self._acknowledged: list[Token] = []
+        self._found: list[Finding] = []
         self._history = HistoryIntake(STORE, FACE_MODEL, DIMENSIONS[FACE_MODEL], 6 << 20)
         acknowledgements = Acknowledgements(self._acknowledged.append)
         letters = _Letters(_NO_REDIS, STORE, lambda *_: True, "dead-letters")
-        clocks = CameraClocks(lambda camera, problem: letters.refuse(camera, [problem], None), most_waiting_seconds=3600)
+        clocks = CameraClocks(
+            lambda camera, problem: letters.refuse(camera, [problem], None), most_waiting_seconds=3600
+        )
         self.evidence = Evidence(
             STORE,
             cast(Any, self),
@@ -60,8 +63,8 @@ class Street:
             self.topics,
             CameraParser(STORE, model=FACE_MODEL, aligned_cameras=frozenset(("a",)), max_objects=500),
             SceneParser(STORE, max_objects=500),
-            detections=cast(DetectionFlow, _Flow(self._check_detections, acknowledgements)),
-            scene_flow=cast(SceneFlow, _Flow(self._check_update, acknowledgements)),
+            detections=cast(DetectionFlow, _Flow(self._check_detections, self._found)),
+            scene_flow=cast(SceneFlow, _Flow(self._check_update, self._found)),
             evidence=self.evidence,
             acknowledgements=acknowledgements,
             presence=Presence(_NO_REDIS, STORE, "fuzz"),
@@ -73,7 +76,10 @@ class Street:
     def take(self, topic: str, payload: bytes) -> None:
         """One message, which must be acknowledged whatever it is."""
         self._acknowledged.clear()
+        self._found.clear()
         self._intake.take(topic, payload, Token(1, 1, 1))
+        if self._found:  # raised where the message is read it would be taken for one that cannot be read
+            raise self._found[0]
         if len(self._acknowledged) != 1:
             raise Finding(f"acknowledged {len(self._acknowledged)} times")
 
@@ -87,6 +93,8 @@ class Street:
         return history_pb2.AppendDetectionsResponse(frames=[""] * len(request.frames), frame_errors=batch.frame_errors)
 
     def _check_detections(self, detections: Sequence[common_pb2.Detection]) -> None:
+        if len(detections) > 500:
+            raise Finding(f"{len(detections)} detections of one message")
         for start in range(0, len(detections), 256):
             part = detections[start : start + 256]
             request = history_pb2.AppendDetectionsRequest(parent=PARENT, detections=part)
@@ -114,11 +122,14 @@ class Street:
 class _Flow:
     """Checks what is handed on and calls it done."""
 
-    def __init__(self, check: Any, acknowledgements: Acknowledgements) -> None:
-        self._check, self._acknowledgements = check, acknowledgements
+    def __init__(self, check: Any, found: list[Finding]) -> None:
+        self._check, self._found = check, found
 
     def add(self, content: Any, delivery: Delivery) -> None:
-        self._check(content)
+        try:
+            self._check(content)
+        except Finding as found:
+            self._found.append(found)
 
 
 class _Letters(DeadLetters):
