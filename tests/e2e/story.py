@@ -256,21 +256,28 @@ class Expected:
             assert abs(visit.dwell.ToNanoseconds() / 1e9 - truth.dwell_s) <= 0.5
         told = defaultdict(list)
         for response in outcome.events:
-            told[response.visit.name].append(response.event)
+            told[response.visit.name].append(response)
         assert {name: once(events) for name, events in told.items()} == {
             visit.name: [region_pb2.VISIT_EVENT_ENTERED, region_pb2.VISIT_EVENT_EXITED] for visit in outcome.visits
         }
 
 
-def once(events: Sequence[int]) -> list[int]:
-    """Entries and exits of one visit without those of a silence: it ends visits, and they go on when it is over."""
-    kept: list[int] = []
+def once(events: Sequence[region_pb2.WatchVisitsResponse]) -> list[int]:
+    """Entries and exits of one visit without those of a silence.
+
+    It ends visits at their last sight; when it is over they go on, or their exit is told again with its true time.
+    """
+    kept: list[region_pb2.WatchVisitsResponse] = []
     for event in events:
-        if event == region_pb2.VISIT_EVENT_ENTERED and kept[-1:] == [region_pb2.VISIT_EVENT_EXITED]:
+        last = kept[-1] if kept else None
+        after_exit = last is not None and last.event == region_pb2.VISIT_EVENT_EXITED
+        if last is not None and after_exit and event.event == region_pb2.VISIT_EVENT_ENTERED:
             kept.pop()
+        elif last is not None and after_exit and event.visit.exit_time != last.visit.exit_time:
+            kept[-1] = event
         else:
             kept.append(event)
-    return kept
+    return [one.event for one in kept]
 
 
 def expect(recording: Recording, truth: Truth) -> Expected:

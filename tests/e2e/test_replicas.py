@@ -91,7 +91,7 @@ async def test_no_alert_is_missing_and_none_comes_twice_while_servers_are_killed
 
     told = defaultdict(list)
     for one in visits.seen:
-        told[one.visit.object_id, last(one.visit.zone)].append(one.event)
+        told[one.visit.object_id, last(one.visit.zone)].append(one)
     assert {stay: once(events) for stay, events in told.items()} == {
         (stay.object_id, stay.zone): [region_pb2.VISIT_EVENT_ENTERED, region_pb2.VISIT_EVENT_EXITED]
         for stay in scene.stays
