@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 
 import grpc
 import numpy as np
@@ -193,9 +194,10 @@ async def test_who_dies_between_storing_a_picture_and_telling_the_alert_leaves_o
                 if done is not None:
                     await done()
                 else:
-                    async for change in log.follow("store-1", "0-0"):
-                        if change is not None and change.event == alert_pb2.ALERT_EVENT_EVIDENCE:
-                            break
+                    async with aclosing(log.follow("store-1", "0-0")) as changes:
+                        async for change in changes:
+                            if change is not None and change.event == alert_pb2.ALERT_EVENT_EVIDENCE:
+                                break
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
             await maker.close()

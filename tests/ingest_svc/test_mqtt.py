@@ -2,8 +2,14 @@
 
 import asyncio
 import contextlib
+import socket
+import struct
+import threading
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+
+import uvloop
 
 from clients.replay import Publisher
 from ingest_svc.mqtt import Mqtt, Token
@@ -160,3 +166,56 @@ async def test_a_broker_that_is_not_there_is_waited_for(free_port: int) -> None:
     assert not mqtt.publish("topic", b"")
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+class Resetting:
+    """A broker that resets its first connection right after a message, while nobody reads; it accepts another."""
+
+    def __init__(self) -> None:
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.url = f"mqtt://127.0.0.1:{self._server.getsockname()[1]}"
+        self.go, self.gone, self.again = threading.Event(), threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        first, _ = self._server.accept()
+        first.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what waits to be sent is not, after a reset
+        first.recv(1000)
+        first.sendall(b"\x20\x03\x00\x00\x00")  # CONNACK
+        subscribe = first.recv(1000)
+        first.sendall(b"\x90\x04" + subscribe[2:4] + b"\x00\x01")  # SUBACK
+        assert self.go.wait(60)
+        topic = TOPIC.encode()
+        message = struct.pack(">H", len(topic)) + topic + b"\x00" + b"last"
+        first.sendall(b"\x30" + bytes([len(message)]) + message)  # PUBLISH, QoS 0
+        first.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        first.close()
+        self.gone.set()
+        self._server.accept()[0].close()
+        self.again.set()
+
+    def close(self) -> None:
+        self._thread.join()
+        self._server.close()
+
+
+def test_a_connection_that_is_reset_while_something_is_to_be_read_is_given_up_at_once() -> None:
+    """uvloop, which servers run on, calls once and never again: it seemed connected for a minute, and acknowledged
+    into nothing."""
+    broker, inbox = Resetting(), Inbox()
+
+    async def meet() -> float:
+        async with connected(broker.url, inbox):
+            broker.go.set()
+            assert broker.gone.wait(60)  # in the event loop's thread: nothing is read meanwhile
+            threading.Event().wait(0.1)
+            began = time.monotonic()
+            assert await asyncio.to_thread(broker.again.wait, 120)
+            return time.monotonic() - began
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        took = runner.run(meet())
+    broker.close()
+    assert [payload for payload, _ in inbox.messages] == [b"last"]
+    assert took < 25, "the keepalive takes twice as long"

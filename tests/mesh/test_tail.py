@@ -89,6 +89,34 @@ async def test_the_reader_runs_only_while_there_are_subscribers(redis: Redis) ->
         await until_readers(redis, 0)
 
 
+async def test_a_reader_whose_cancellation_was_lost_ends_with_its_next_answer(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, finished = asyncio.Event(), asyncio.Event()
+
+    async def xread(*_: object, **__: object) -> list[object]:
+        asked.set()
+        try:
+            await finished.wait()
+        except asyncio.CancelledError:
+            finished.set()  # as redis-py does where an answer comes at that moment
+        await asyncio.sleep(0)
+        return []
+
+    monkeypatch.setattr(redis, "xread", xread)
+    async with aclosing(StreamTail(redis, KEY).entries(None)) as entries:
+        await anext(entries)
+        await asyncio.wait_for(asked.wait(), 60)
+        [reader] = [task for task in asyncio.all_tasks() if task.get_name() == f"tail {KEY}"]
+
+    ended, _ = await asyncio.wait({reader}, timeout=60)
+    reader.cancel()
+
+    assert ended
+    assert not reader.cancelled()
+    assert finished.is_set()
+
+
 async def test_from_now_on_leaves_out_what_was_before(redis: Redis) -> None:
     following = StreamTail(redis, KEY)
     await append(redis, 1, 2)
