@@ -22,7 +22,9 @@ def parse(content: object) -> CameraMessage:
     return parser.parse("c1", content if isinstance(content, bytes) else orjson.dumps(content))
 
 
-@pytest.mark.parametrize("time", ["9999-12-31T23:59:59.9999999Z", "9999-12-31T23:59:59-01:00", "0001-01-01T00:00+01:00"])
+@pytest.mark.parametrize(
+    "time", ["9999-12-31T23:59:59.9999999Z", "9999-12-31T23:59:59-01:00", "0001-01-01T00:00+01:00"]
+)
 def test_a_time_in_the_year_0_or_10000_is_no_time(time: str) -> None:
     with pytest.raises(Refused) as refused:
         SceneParser("s1", max_objects=500).parse("scene", orjson.dumps({"timestamp": time, "objects": []}))
@@ -58,7 +60,9 @@ async def test_a_batch_that_no_message_can_hold_does_not_hold_up_the_others() ->
     object_with_many_cameras = region_pb2.SceneObject(object_id="1", cameras=["stores/s1/cameras/c"] * 500_000)
     recorder = Recorder()
     async with stream_to(recorder) as (stream, _):
-        huge = region_pb2.RecordSceneUpdatesRequest(updates=[region_pb2.SceneUpdate(objects=[object_with_many_cameras])])
+        huge = region_pb2.RecordSceneUpdatesRequest(
+            updates=[region_pb2.SceneUpdate(objects=[object_with_many_cameras])]
+        )
 
         with pytest.raises(InvalidArgument) as refused:
             await asyncio.wait_for(stream.send(huge), 10)
