@@ -29,7 +29,8 @@ def decode(token: str, request: Message, **fields: Callable[[Any], Any]) -> dict
     guards against mistakes, not against forgery: what is in the state is what a client said.
 
     Raises InvalidArgument (field `page_token`) when the token is damaged, when a field of `request` other than
-    `page_token` and `page_size` has changed since, or when one of `fields` is missing or raises ValueError or TypeError.
+    `page_token` and `page_size` has changed since, or when one of `fields` is missing or raises ValueError or
+    TypeError.
     """
     if not token:
         return {}
@@ -62,7 +63,7 @@ def whole(value: object) -> int:
 
 
 def number(value: object) -> float:
-    """For `decode`: a number; JSON has finite ones only. A whole one stays one, so that times keep their nanoseconds."""
+    """For `decode`: a number; JSON has finite ones only. Whole ones stay so: times keep their nanoseconds."""
     if not isinstance(value, int | float):
         raise TypeError
     return value

@@ -90,6 +90,18 @@ async def test_a_client_that_acknowledges_takes_the_deliveries(client: Client, w
             assert message["alert"]["name"] == names[-1], "who waited takes over"
 
 
+async def test_a_client_that_says_brackets_only_goes_on(client: Client, websocket_url: str) -> None:
+    target = await client.create(websocket=Feed())
+    (name,) = await client.raise_numbers(range(1))
+    async with connect(f"{websocket_url}/v1/{target.name}?acknowledge=true") as connection:
+        (message,) = await events(connection, 1)
+        for said in ("[" * 4096, "\ud800".encode(errors="surrogatepass"), "{}", "[1]", '{"acknowledge": [[]]}'):
+            await connection.send(said)
+        await acknowledge(connection, message)
+        await settled(client, 1, DELIVERED)
+    assert message["alert"]["name"] == name
+
+
 async def test_a_test_message_reaches_who_is_connected(client: Client, websocket_url: str) -> None:
     target = await client.create(websocket=Feed())
     assert (await client.test()).error == "no client is connected to this server"

@@ -63,7 +63,7 @@ class InProcess:
     def __init__(
         self, module: str, env: Callable[[], Awaitable[Mapping[str, str]]], loop: asyncio.AbstractEventLoop
     ) -> None:
-        """`env` is awaited in the loop: what it starts there, such as stand-ins of neighbours, runs with the service."""
+        """`env` is awaited in the loop: what it starts there, such as neighbours, runs with the service."""
         self._loop = loop
         loop.run_until_complete(self._start(module, env))
         self.methods = [
@@ -132,15 +132,11 @@ class InProcess:
         if running.cancelled():
             return context.answer
         error = running.exception()
-        if error is not None and not isinstance(error, grpc.aio.AbortError | EndOfTest):
+        if error is not None and not isinstance(error, grpc.aio.AbortError):
             raise error
         if error is None and not method.gives_stream:
             context.answer.responses.append(running.result())
         return context.answer
-
-
-class EndOfTest(Exception):
-    """The client has heard enough."""
 
 
 class Context:
@@ -165,7 +161,7 @@ class Context:
         self.answer.responses.append(message)
         self.heard.set()
         if len(self.answer.responses) >= _MOST_RESPONSES:
-            raise EndOfTest
+            raise asyncio.CancelledError  # the client leaves
 
     async def abort_with_status(self, status: Any) -> None:
         """The end, with an error."""
@@ -201,7 +197,7 @@ class _Details:
 
 
 def _next(interceptor: Any, then: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
-    return lambda details: interceptor.intercept_service(then, details)  # type: ignore[no-any-return]
+    return lambda details: interceptor.intercept_service(then, details)
 
 
 async def _wait(running: asyncio.Future[Any], context: Context, *, patient: bool) -> None:

@@ -72,7 +72,7 @@ class MessageMutator:
         if message.DESCRIPTOR.full_name == "google.protobuf.Timestamp" and rng.random() < 0.7:
             message.seconds, message.nanos = rng.choice(_SECONDS), rng.choice(_NANOS)  # type: ignore[attr-defined]
             return
-        descriptor = rng.choice(fields)
+        descriptor: Any = rng.choice(list(fields))
         if descriptor.name == "page_token" and rng.random() < 0.5:
             message.page_token = _forged(message, rng)  # type: ignore[attr-defined]
         elif rng.random() < 0.1:
@@ -163,7 +163,8 @@ def pack(method: int, messages: Sequence[bytes]) -> bytes:
 
 def unpack(data: bytes) -> Parts:
     """The inverse; of bytes that are cut off, as far as they go."""
-    messages, at = [], 1
+    messages: list[bytes] = []
+    at = 1
     while at + 4 <= len(data) and len(messages) < 8:
         size = int.from_bytes(data[at : at + 4], "big")
         messages.append(data[at + 4 : at + 4 + size])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -21,6 +20,10 @@ _OURS = frozenset({code_pb2.INTERNAL, code_pb2.UNKNOWN, code_pb2.UNIMPLEMENTED})
 """What no item of an answer may be refused with."""
 
 
+Seeds = Mapping[str, Iterable[Message]]
+"""By the method's name: requests one by one or, to a method that takes a stream, also all on one."""
+
+
 class Requests:
     """Sends requests of seeds and mutations to a service in this process."""
 
@@ -29,11 +32,11 @@ class Requests:
         module: str,
         env: Callable[[], Awaitable[Mapping[str, str]]],
         *,
-        seeds: Mapping[str, Iterable[Message]],
+        seeds: Seeds,
         texts: Iterable[str],
         contents: Iterable[bytes] = (),
     ) -> None:
-        """`seeds`: by the method's name, one by one or, to a method that takes a stream, all on one."""
+        """`texts` and `contents`: strings and bytes that are worth a try."""
         self._service = InProcess(module, env, uvloop.new_event_loop())
         self._methods = self._service.methods
         self._mutator = MessageMutator(texts, contents)
@@ -127,8 +130,3 @@ async def nothing(**env: str) -> Mapping[str, str]:
     target = await nobody()
     neighbours = {f"POI_{name}_TARGET": target for name in ("EMBED", "MATCH", "HISTORY", "REGION", "ALERT")}
     return {"POI_LOG_LEVEL": "error", "POI_LOG_FORMAT": "json", "POI_METRICS_LISTEN": "", **neighbours, **env}
-
-
-def started(work: Awaitable[Any]) -> Any:
-    """The result of work in the loop that runs."""
-    return asyncio.ensure_future(work)

@@ -8,7 +8,7 @@ from functools import partial
 from google.protobuf.timestamp_pb2 import Timestamp
 from poi.v1 import common_pb2, region_pb2
 
-from tests.fuzz.requests import Requests, nothing
+from tests.fuzz.requests import Requests, Seeds, nothing
 from tests.fuzz.target import Target
 
 STORE = "stores/store-1"
@@ -27,7 +27,7 @@ def make() -> Target:
     """With somebody in a zone."""
     now = int(time.time())
     hour = common_pb2.Interval(start_time=Timestamp(seconds=now - 3600), end_time=Timestamp(seconds=now))
-    seeds = {
+    seeds: Seeds = {
         "RecordSceneUpdates": [
             region_pb2.RecordSceneUpdatesRequest(parent=STORE, batch_id=number, updates=[_update(60 - number, *zones)])
             for number, zones in enumerate((["door"], ["door", "till"], ["till"], [], ["door"]))
@@ -35,7 +35,13 @@ def make() -> Target:
         "ListVisits": [
             region_pb2.ListVisitsRequest(parent=STORE),
             region_pb2.ListVisitsRequest(
-                parent=STORE, interval=hour, zones=[ZONE], object_ids=["p1"], cameras=[CAMERA], state=2, page_size=1
+                parent=STORE,
+                interval=hour,
+                zones=[ZONE],
+                object_ids=["p1"],
+                cameras=[CAMERA],
+                state=region_pb2.VISIT_STATE_CLOSED,
+                page_size=1,
             ),
         ],
         "GetOccupancy": [region_pb2.GetOccupancyRequest(name=f"{SCENE}/occupancy", interval=hour)],
