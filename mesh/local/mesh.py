@@ -33,7 +33,7 @@ MODULES: Mapping[str, str] = {
     "ingest": "ingest_svc",
 }
 """Service name -> the module that `python -m` runs, in the order of starting; stopped in reverse, so ingest first."""
-AUDIT = "audit"
+AUDIT, GATEWAY = "audit", "gateway"
 USUAL: tuple[str, ...] = tuple(name for name in MODULES if name != AUDIT)
 """Those that a store cannot do without."""
 
@@ -53,7 +53,8 @@ class Mesh:
         progress: called with (program, "starting" | "ready" | "stopped").
         autosave_changes: of the broker, see `Broker`.
         ports: of the services' gRPC servers, by name; free ones where not given.
-        secure: mutual TLS between all, and authorisation: clients need certificate and token (`connect`).
+        secure: mutual TLS between all, and authorisation: clients need certificate and token (`connect`). With "audit"
+            among the services also approvals by a second person, for a store that is set so.
         gateway: host:port where clients come in through Envoy, in front of all services; "" for no gateway.
     """
 
@@ -101,20 +102,33 @@ class Mesh:
             **{f"POI_{name.upper()}_TARGET": f"127.0.0.1:{port}" for name, port in ports.items()},
             **(self.secured.env if self.secured else {}),
             **({"POI_AUDIT_REDIS_URL": self.redis_url} if AUDIT in wanted else {}),
+            **({"POI_APPROVALS_REDIS_URL": self.redis_url} if AUDIT in wanted and secure else {}),
             **(env or {}),
         }
         """The settings that every service is given."""
         self.control_plane: Service | None = None
         self.gateway: Envoy | None = None
         if gateway:
+            secrets = data_dir / "secrets"
+            edge = self.secured.gateway(secrets) if self.secured else {}
             self.control_plane = Service(
                 "mesh.xds",
                 data_dir / "xds",
                 # Started with everybody else: there is nobody yet whose word could be missed for long.
-                {"POI_XDS_SETTLE_SECONDS": "0.5", **self.env, "POI_XDS_GATEWAY_LISTEN": gateway},
+                {"POI_XDS_SETTLE_SECONDS": "0.5", **edge, **self.env, "POI_XDS_GATEWAY_LISTEN": gateway},
             )
             self.env["POI_CONTROL_PLANE"] = self.control_plane.target
-            self.gateway = Envoy(data_dir / "envoy", self.control_plane.target, gateway)
+            self.gateway = (
+                Envoy(
+                    data_dir / "envoy",
+                    self.control_plane.target,
+                    gateway,
+                    secrets=secrets.resolve(),
+                    expected=self.secured.ids["xds"],
+                )
+                if self.secured
+                else Envoy(data_dir / "envoy", self.control_plane.target, gateway)
+            )
         self.services: dict[str, Service] = {
             name: Service(module, data_dir / name, self.env, port=ports[name])
             for name, module in MODULES.items()
@@ -125,14 +139,23 @@ class Mesh:
         """host:port of a service's gRPC server."""
         return self.services[service].target
 
-    def connect(self, service: str, *roles: Role, subject: str = "demo") -> grpc.aio.Channel:
-        """A channel of somebody with these roles; where nothing is secured, of anybody. The caller closes it."""
+    def connect(self, service: str, *roles: Role, subject: str = "demo", purpose: str = "") -> grpc.aio.Channel:
+        """A channel of somebody with these roles; where nothing is secured, of anybody. The caller closes it.
+
+        Args:
+            service: one of `services`, or "gateway", which leads to all of them.
+            roles: of the caller; without any there is no token.
+            subject: who it is.
+            purpose: why they ask, said with every call.
+        """
+        metadata = {"purpose": purpose} if purpose else {}
+        target = self.gateway.gateway if service == GATEWAY and self.gateway else self.target(service)
         if self.secured is None:
-            return channels.connect(self.target(service))
+            return channels.connect(target, metadata=metadata)
         from mesh.local.secured import TOOL
 
         token = self.secured.token(roles, subject) if roles else ""
-        return channels.connect(self.target(service), service=service, tls=self.secured.files(TOOL), token=token)
+        return channels.connect(target, service=service, tls=self.secured.files(TOOL), token=token, metadata=metadata)
 
     def client_env(self, *roles: Role, subject: str = "demo") -> dict[str, str]:
         """The environment of a `poi` command of somebody with these roles."""

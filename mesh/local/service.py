@@ -41,7 +41,7 @@ class Service(Program):
         *,
         name: str | None = None,
         port: int | None = None,
-        start_timeout: float = 30.0,
+        start_timeout: float = 60.0,
         grace: float = 10.0,
     ) -> None:
         service = module.rpartition(".")[2].removesuffix("_svc")

@@ -1,0 +1,20 @@
+"""A mesh with everything on: certificates, tokens, policy, audit and the gateway."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from mesh.local import Mesh, free_port
+
+SERVICES = ("match", "alert", "audit")
+
+
+@pytest.fixture(scope="package")
+def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+    """Running, with few services: what holds for one holds for all, by one table."""
+    env = {"POI_DRAIN_SECONDS": "0", "POI_STORE": "store-1"}
+    gateway = f"127.0.0.1:{free_port()}"
+    with Mesh(tmp_path_factory.mktemp("secure"), env=env, services=SERVICES, secure=True, gateway=gateway) as mesh:
+        yield mesh
