@@ -75,7 +75,7 @@ class AuthInterceptor(Interceptor):
                     rule, requests = row
                     if not rpc.request_streaming:
                         call.resource = requests.name(request)
-                    _permit(principal, rule)
+                    permit(principal, rule)
                 passed, reading = request, context
                 if requests.needed(principal):
                     call.look, call.vet = requests, requests.vetting(principal)
@@ -100,7 +100,8 @@ class AuthInterceptor(Interceptor):
         return run
 
 
-def _permit(principal: Principal, rule: Rule) -> None:
+def permit(principal: Principal, rule: Rule) -> None:
+    """Raises PermissionDenied for who has no place in the row."""
     if not rule.anyone and principal.service not in rule.services and not principal.roles & rule.roles:
         raise PermissionDenied("you may not do this", reason="ROLE_MISSING" if principal.roles else "NO_ROLE")
 

@@ -47,7 +47,8 @@ class Mesh:
         data_dir: of this run: one directory a program, and history's log.
         redis_url: of a Redis to use; None starts one (`redis`).
         mqtt_url: of a broker to use; None starts one (`broker`).
-        env: settings for all services, over those of this process (POI_STORE, POI_MODELS_DIR, ...).
+        env: settings for all services, over those of this process (POI_STORE, POI_MODELS_DIR, ...). With a keyring and
+            "audit" a second person can be asked to approve, in stores that are set so.
         services: which of `MODULES` to run; the others are neither started nor waited for. With "audit" among them
             all of them record who reads or changes what is kept of people.
         progress: called with (program, "starting" | "ready" | "stopped").
@@ -87,14 +88,14 @@ class Mesh:
         wanted = set(services)
         if unknown := wanted - MODULES.keys():
             raise ValueError(f"no such service: {', '.join(sorted(unknown))}; there are {', '.join(MODULES)}")
+        told = {**os.environ, **(env or {})}
         ports = {name: (ports or {}).get(name) or free_port() for name in MODULES}
         self.secured: Secured | None = None
         """Certificates and accounts, where it is `secure`."""
         if secure:
             from mesh.local.secured import Secured  # with libraries that take their time to import
 
-            store = {**os.environ, **(env or {})}.get("POI_STORE", "store-1")
-            self.secured = Secured(data_dir, store, MODULES)
+            self.secured = Secured(data_dir, told.get("POI_STORE", "store-1"), MODULES)
         self.env: dict[str, str] = {
             "POI_REDIS_URL": self.redis_url,
             "POI_MQTT_URL": self.mqtt_url,
@@ -102,7 +103,8 @@ class Mesh:
             **{f"POI_{name.upper()}_TARGET": f"127.0.0.1:{port}" for name, port in ports.items()},
             **(self.secured.env if self.secured else {}),
             **({"POI_AUDIT_REDIS_URL": self.redis_url} if AUDIT in wanted else {}),
-            **({"POI_APPROVALS_REDIS_URL": self.redis_url} if AUDIT in wanted and secure else {}),
+            # What waits for a second person is sealed.
+            **({"POI_APPROVALS_REDIS_URL": self.redis_url} if AUDIT in wanted and "POI_VAULT_KEYRING" in told else {}),
             **(env or {}),
         }
         """The settings that every service is given."""
