@@ -54,8 +54,7 @@ class Mesh:
         progress: called with (program, "starting" | "ready" | "stopped").
         autosave_changes: of the broker, see `Broker`.
         ports: of the services' gRPC servers, by name; free ones where not given.
-        secure: mutual TLS between all, and authorisation: clients need certificate and token (`connect`). With "audit"
-            among the services also approvals by a second person, for a store that is set so.
+        secure: mutual TLS between all, and authorisation: clients need certificate and token (`connect`).
         gateway: host:port where clients come in through Envoy, in front of all services; "" for no gateway.
     """
 
