@@ -101,7 +101,7 @@ def commands(console: Console, mesh: Mesh, store: str) -> None:
         f"{poi} audit list --limit 20",
         f"{poi} audit verify",
         "# more traffic: synthetic cameras",
-        f".venv/bin/python -m clients.replay --mqtt {mesh.mqtt_url}",
+        f".venv/bin/python -m clients.replay --mqtt {shlex.quote(mesh.mqtt_url)}",
     ]
     console.print(Panel("Look around while it runs (Ctrl-C ends it)", expand=False))
     for line in lines:

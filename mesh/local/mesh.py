@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 import grpc
 
-from mesh import channels
+from mesh import brokers, channels
 from mesh.local.broker import Broker
 from mesh.local.control import Envoy
 from mesh.local.ports import free_port
@@ -54,7 +54,8 @@ class Mesh:
         progress: called with (program, "starting" | "ready" | "stopped").
         autosave_changes: of the broker, see `Broker`.
         ports: of the services' gRPC servers, by name; free ones where not given.
-        secure: mutual TLS between all, and authorisation: clients need certificate and token (`connect`).
+        secure: mutual TLS between all, and authorisation: clients need certificate and token (`connect`). Redis and the
+            broker, where they are its own, speak TLS to those who may.
         gateway: host:port where clients come in through Envoy, in front of all services; "" for no gateway.
     """
 
@@ -73,31 +74,42 @@ class Mesh:
         gateway: str = "",
     ) -> None:
         self.data_dir = data_dir
-        self.redis: Redis | None = None
-        self.broker: Broker | None = None
-        if not redis_url:
-            self.redis = Redis(data_dir / "redis")
-            redis_url = self.redis.url
-        if not mqtt_url:
-            self.broker = Broker(data_dir / "broker", autosave_changes=autosave_changes)
-            mqtt_url = self.broker.url
-        self.redis_url, self.mqtt_url = redis_url, mqtt_url
-        self._progress = progress or (lambda program, state: None)
-        self._running = ExitStack()
-        wanted = set(services)
-        if unknown := wanted - MODULES.keys():
-            raise ValueError(f"no such service: {', '.join(sorted(unknown))}; there are {', '.join(MODULES)}")
         told = {**os.environ, **(env or {})}
-        ports = {name: (ports or {}).get(name) or free_port() for name in MODULES}
         self.secured: Secured | None = None
         """Certificates and accounts, where it is `secure`."""
         if secure:
             from mesh.local.secured import Secured  # with libraries that take their time to import
 
             self.secured = Secured(data_dir, told.get("POI_STORE", "store-1"), MODULES)
+        self.redis: Redis | None = None
+        self.broker: Broker | None = None
+        on_the_broker: Mapping[str, str] = {}
+        if not redis_url:
+            self.redis = Redis(data_dir / "redis", tls=self.secured.files("redis") if self.secured else None)
+            redis_url = self.redis.url
+        if not mqtt_url:
+            self.broker = Broker(
+                data_dir / "broker",
+                autosave_changes=autosave_changes,
+                tls=self.secured.files("broker") if self.secured else None,
+                users=self.secured.broker_users if self.secured else (),
+            )
+            mqtt_url = self.broker.url
+            if self.secured and self.broker.tls:
+                on_the_broker = self.secured.broker_env(mqtt_url)
+                mqtt_url = brokers.with_files(mqtt_url, self.secured.files("camera"))
+        self.redis_url, self.mqtt_url = redis_url, mqtt_url
+        """Of the broker, for cameras."""
+        self._progress = progress or (lambda program, state: None)
+        self._running = ExitStack()
+        wanted = set(services)
+        if unknown := wanted - MODULES.keys():
+            raise ValueError(f"no such service: {', '.join(sorted(unknown))}; there are {', '.join(MODULES)}")
+        ports = {name: (ports or {}).get(name) or free_port() for name in MODULES}
         self.env: dict[str, str] = {
             "POI_REDIS_URL": self.redis_url,
             "POI_MQTT_URL": self.mqtt_url,
+            **on_the_broker,
             "POI_HISTORY_DATA_DIR": str((data_dir / "history-data").resolve()),
             **{f"POI_{name.upper()}_TARGET": f"127.0.0.1:{port}" for name, port in ports.items()},
             **(self.secured.env if self.secured else {}),

@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
+from mesh import brokers
 from mesh.auth import Role
 from mesh.auth.tokens import LOCAL_ISSUER
 from mesh.local.control import write_secrets
@@ -20,7 +21,10 @@ TOOL: Final = "cli"
 """By what name people's tools are known: it lets them knock, and nothing more."""
 XDS: Final = "xds"
 GATEWAY: Final = "gateway"
-_CLIENTS: Final = frozenset({TOOL, GATEWAY})
+REDIS, BROKER, CAMERA = "redis", "broker", "camera"
+_NOT_OURS: Final = frozenset({TOOL, GATEWAY, REDIS, BROKER, CAMERA})
+_OTHERS: Final = (XDS, *sorted(_NOT_OURS))
+_ON_THE_BROKER: Final = (CAMERA, "ingest", "alert")
 
 
 class Secured:
@@ -31,7 +35,7 @@ class Secured:
         self.accounts = Accounts(directory / "keys")
         authority = Authority(directory / "pki")
         authority.create("poi-mesh")
-        issued = {name: authority.issue(name, store, _LIFETIME) for name in (*services, XDS, GATEWAY, TOOL)}
+        issued = {name: authority.issue(name, store, _LIFETIME) for name in (*services, *_OTHERS)}
         self._files = {name: one.files for name, one in issued.items()}
         self.ids = {name: str(one.id) for name, one in issued.items()}
         """SPIFFE ids, by name."""
@@ -58,11 +62,24 @@ class Secured:
         }
 
     @property
+    def broker_users(self) -> list[str]:
+        """Those who may use the broker, by what stands in their certificates."""
+        return [f"{self._store}/{name}" for name in _ON_THE_BROKER]
+
+    def broker_env(self, url: str) -> dict[str, str]:
+        """Settings of the services that use the broker at `url`, each with its own certificate."""
+        return {
+            f"POI_{name.upper()}_MQTT_URL": brokers.with_files(url, self.files(name))
+            for name in _ON_THE_BROKER
+            if name != CAMERA
+        }
+
+    @property
     def env(self) -> dict[str, str]:
         """The settings of all services."""
         told = {"POI_AUTH": "required", "POI_JWKS": str(self.accounts.jwks.resolve())}
         for name, files in self._files.items():
-            if name not in _CLIENTS:
+            if name not in _NOT_OURS:
                 told |= tls_env(files, f"POI_{name.upper()}_")
         return told
 
