@@ -23,7 +23,7 @@ def write_secrets(directory: Path, identity: Path) -> None:
 
     identity.yaml and authority.yaml say who the gateway is inside the mesh and whom it believes; tls.yaml is what it
     shows to clients: the same certificate, under the name that the listener asks for. One secret a file: Envoy takes no
-    two from one. deploy/envoy has the same for Kubernetes.
+    two from one. deploy/envoy/tls has the same for Kubernetes.
     """
     directory.mkdir(parents=True, exist_ok=True)
     directory, identity = directory.resolve(), identity.resolve()

@@ -46,7 +46,7 @@ class XdsSettings(ServerSettings):
     gateway_trusted_hops: Annotated[int, Field(ge=0, le=10)] = 0
     """Proxies in front of the gateway whose X-Forwarded-For tells the client's address."""
     gateway_tls: OptionalPath = None
-    """SDS file for Envoy that names the gateway's certificate (deploy/envoy/tls.yaml); nothing: plaintext."""
+    """SDS file for Envoy that names the gateway's certificate (deploy/envoy/tls/tls.yaml); nothing: plaintext."""
     gateway_upstream_tls: OptionalPath = None
     """Directory of SDS files for Envoy, identity.yaml and authority.yaml: who it is to services, whom it believes."""
     gateway_trust: str = "spiffe://poi-mesh/mesh"
