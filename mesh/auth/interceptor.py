@@ -19,6 +19,7 @@ from mesh.auth.requests import Requests
 from mesh.auth.tokens import LEEWAY_SECONDS
 from mesh.errors import MeshError, PermissionDenied, Unauthenticated
 from mesh.interceptors.base import Behaviour, Interceptor, Rpc
+from mesh.peers import peer_of
 from mesh.principal import CURRENT, Principal
 
 _log = structlog.get_logger(__name__)
@@ -92,7 +93,7 @@ class AuthInterceptor(Interceptor):
                     CURRENT.reset(token)
             finally:
                 if call.refused is not None:
-                    refusal = Refusal(call.principal, method, call.resource, call.refused, context.peer())
+                    refusal = Refusal(call.principal, method, call.resource, call.refused, peer_of(context))
                     _report(rpc, refusal)
                     if self._on_refusal is not None:
                         await self._on_refusal(refusal)

@@ -17,6 +17,7 @@ from envoy_data_plane.envoy.extensions.transport_sockets.tls import v3 as tls
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
 from envoy_data_plane.google.protobuf import Any, Struct
 
+from mesh.peers import HEADER
 from mesh.settings import split_host_port
 from mesh.xds import filters, strict
 from mesh.xds.model import Checks, Service
@@ -181,6 +182,12 @@ def _routes(services: list[Service], edge: Edge) -> route.RouteConfiguration:
                 domains=["*"],
                 routes=[document, rest, *(item for service in services for item in routes(service))],
                 typed_per_filter_config={filters.CORS: Any.pack(filters.cors_policy(edge.cors_origins))},
+            )
+        ],
+        request_headers_to_add=[
+            core.HeaderValueOption(
+                header=core.HeaderValue(key=HEADER, value="%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"),
+                append_action=core.HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
             )
         ],
         max_direct_response_body_size_bytes=max(4096, len(edge.openapi.encode())),

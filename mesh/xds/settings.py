@@ -52,7 +52,7 @@ class XdsSettings(ServerSettings):
     gateway_trust: str = "spiffe://poi-mesh/mesh"
     """With upstream TLS: what services' SPIFFE ids begin with; "/match" follows."""
     gateway_jwks: OptionalPath = None
-    """JSON Web Key Set, read here at start; with it, Envoy lets no call through without a valid token."""
+    """JSON Web Key Set, read here, again when it changes; with it, Envoy lets no call through without a valid token."""
     gateway_jwt_issuers: tuple[str, ...] = ()
     """Issuers whose tokens are taken, as JSON."""
     gateway_jwt_audience: str = "poi-mesh"

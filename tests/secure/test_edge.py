@@ -9,6 +9,7 @@ import ssl
 import subprocess
 import sys
 import urllib.error
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -17,7 +18,7 @@ import grpc
 import httpx
 import pytest
 from cryptography import x509
-from poi.v1 import alert_pb2, alert_pb2_grpc, registry_pb2, registry_pb2_grpc
+from poi.v1 import alert_pb2, alert_pb2_grpc, audit_pb2, audit_pb2_grpc, registry_pb2, registry_pb2_grpc
 
 from mesh import channels
 from mesh.auth import Role
@@ -114,6 +115,23 @@ async def test_the_services_look_at_the_token_themselves(secure: Mesh) -> None:
         assert await code(alert_pb2_grpc.AlertServiceStub(through).ListAlerts(request)) == OK
 
 
+async def test_the_audit_log_says_from_where_a_call_came(secure: Mesh) -> None:
+    async with secure.connect("gateway", Role.AUDITOR, subject="eve") as through, http(secure) as client:
+        forged = {"x-forwarded-for": "203.0.113.9", "x-poi-client": "203.0.113.9", **bearer(secure, Role.ENROLLER)}
+        assert (await client.get("/v1/stores/store-1/alerts", headers=forged)).status_code == 403
+        stub: audit_pb2_grpc.AuditServiceAsyncStub = audit_pb2_grpc.AuditServiceStub(through)
+        request = audit_pb2.ListAuditRecordsRequest(parent="stores/store-1", page_size=100)
+        await stub.ListAuditRecords(request)
+        records = (await stub.ListAuditRecords(request)).audit_records
+
+    peers = {record.peer.partition(" via ")[0] for record in records if record.action.endswith("/ListAuditRecords")}
+    assert peers == {"127.0.0.1"}
+    assert {record.peer.partition(" via ")[0] for record in records if record.details["reason"] == "ROLE_MISSING"} >= {
+        "127.0.0.1"
+    }
+    assert not any(record.peer.startswith("203.") for record in records)
+
+
 def test_nobody_answers_in_the_clear(secure: Mesh) -> None:
     assert secure.control_plane is not None
     assert secure.gateway is not None
@@ -129,20 +147,38 @@ async def test_a_server_registers_itself_alone(secure: Mesh) -> None:
         service="alert", address="127.0.0.1:1", state=registry_pb2.SERVER_STATE_SERVING
     )
 
-    async def register(name: str) -> MeshError:
+    async def words(count: int) -> AsyncIterator[registry_pb2.RegisterRequest]:
+        for _ in range(count):
+            yield request
+        await asyncio.Event().wait()
+
+    async def register(name: str, count: int) -> MeshError:
         assert secure.control_plane is not None
         channel = channels.connect(secure.control_plane.target, service="xds", tls=secured(secure).files(name))
         async with channel:
             stub: registry_pb2_grpc.RegistryServiceAsyncStub = registry_pb2_grpc.RegistryServiceStub(channel)
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                async for _ in stub.Register(iter([request])):
+                async for _ in stub.Register(words(count)):
                     pass
         return from_rpc(caught.value)
 
-    as_another, as_a_tool = await register("match"), await register("cli")
+    as_another, as_a_tool = await register("match", 1), await register("cli", 0)
     assert isinstance(as_another, PermissionDenied)
     assert as_another.reason == "ANOTHER_SERVICE"
     assert isinstance(as_a_tool, PermissionDenied)
+
+
+async def test_the_gateway_takes_the_tokens_of_a_new_key(secure: Mesh) -> None:
+    old = bearer(secure, Role.OPERATOR)
+    secured(secure).accounts.add_key()
+    new = bearer(secure, Role.OPERATOR)
+    async with http(secure) as client:
+
+        async def taken() -> bool:
+            return (await client.get("/v1/stores/store-1/alerts", headers=new)).status_code == 200
+
+        await until(taken, "the new key at the gateway")
+        assert (await client.get("/v1/stores/store-1/alerts", headers=old)).status_code == 200
 
 
 async def test_certificates_are_exchanged_without_a_failed_call(secure: Mesh) -> None:

@@ -49,7 +49,7 @@ def certificate(directory: Path, serial: int) -> None:
 
 
 def sds(path: Path, directory: Path) -> None:
-    """As deploy/envoy/tls.yaml."""
+    """As deploy/envoy/tls/tls.yaml."""
     secret = {
         "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
         "name": "gateway",
