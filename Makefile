@@ -17,11 +17,13 @@ CODE := $(wildcard mesh embed_svc match_svc history_svc alert_svc ingest_svc cli
 IMAGE ?= poi-mesh:dev
 # So many tests at a time: most wait for servers to start, or to come back.
 WORKERS ?= 2
+# Of fuzzing in all; two targets run at a time.
+FUZZ_SECONDS ?= 1800
 
 # Debian keeps servers where an ordinary user's PATH does not look.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin
 
-.PHONY: help demo test lint bench bench-full proto models media lock image clean ready
+.PHONY: help demo test fuzz lint bench bench-full proto models media lock image clean ready
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -31,6 +33,9 @@ demo: $(RUNTIME) $(STUBS) ## the whole mesh on recorded cameras, alerts as they 
 
 test: ready ## all tests, against a real broker and a real Redis (ARGS="-k name" for some)
 	@$(PY) -m pytest --numprocesses $(WORKERS) --dist worksteal $(ARGS)
+
+fuzz: ready ## mutated messages, images and requests, half an hour in all (FUZZ_SECONDS=60, ARGS="camera match" for some)
+	@$(PY) -m tests.fuzz --seconds $(FUZZ_SECONDS) $(ARGS)
 
 lint: $(DEV) $(STUBS) $(NODE) ## ruff, mypy --strict, buf lint, buf breaking
 	@.venv/bin/ruff check

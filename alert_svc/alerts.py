@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import math
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from poi.v1 import alert_pb2, common_pb2, match_pb2
 
@@ -37,13 +38,9 @@ def new_alert(candidate: alert_pb2.AlertCandidate, store_id: str, now: Timestamp
     check_name(names.parse_poi, match.poi, "match.poi")
     check_name(names.parse_appearance, candidate.appearance, "appearance")
     check_name(names.parse_camera, candidate.camera, "camera")
-    for part, value in (("similarity", match.similarity), ("threshold", match.threshold)):
-        if not math.isfinite(value):
-            wrong.append((f"{field}.match.{part}", "must be finite"))
+    wrong.extend((path, "must be finite") for path in odd_numbers(candidate, field))
     for index, other in enumerate(candidate.runners_up):
         check_name(names.parse_poi, other.poi, f"runners_up[{index}].poi")
-        if not math.isfinite(other.similarity):
-            wrong.append((f"{field}.runners_up[{index}].similarity", "must be finite"))
     time = candidate.detect_time
     if not (0 < time.seconds < _END_OF_TIME and 0 <= time.nanos < 10**9):
         wrong.append((f"{field}.detect_time", "is needed, later than 1970"))
@@ -64,6 +61,18 @@ def new_alert(candidate: alert_pb2.AlertCandidate, store_id: str, now: Timestamp
         etag=_new_etag(),
         runners_up=runners_up([other for other in candidate.runners_up if other.poi != match.poi]),
     )
+
+
+def odd_numbers(message: Message, path: str) -> Iterator[str]:
+    """The fields of a message, at any depth, whose numbers are not finite."""
+    for field, value in message.ListFields():
+        values = enumerate(value) if field.is_repeated else ((None, value),)
+        for index, one in values:
+            where = f"{path}.{field.name}" + ("" if index is None else f"[{index}]")
+            if isinstance(one, Message):
+                yield from odd_numbers(one, where)
+            elif isinstance(one, float) and not math.isfinite(one):
+                yield where
 
 
 def runners_up(matches: Iterable[match_pb2.Match]) -> list[match_pb2.Match]:

@@ -104,7 +104,7 @@ class AlertServicer(alert_pb2_grpc.AlertServiceServicer):
             requested(request, store_id, [request.state]),
             start=_time(request.interval, "start_time", "interval."),
             end=_time(request.interval, "end_time", "interval."),
-            before=str(pages.decode(request.page_token, request).get("before", "")),
+            before=pages.decode(request.page_token, request, before=pages.text).get("before", ""),
             limit=pages.clamp(request.page_size, 50, 1000),
         )
         token = pages.encode({"before": before}, request) if before else ""

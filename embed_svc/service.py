@@ -83,7 +83,7 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
         self, request: embedding_pb2.ListModelsRequest, context: Context
     ) -> embedding_pb2.ListModelsResponse:
         """The models that are loaded, by name."""
-        after = str(pages.decode(request.page_token, request).get("after", ""))
+        after = pages.decode(request.page_token, request, after=pages.text).get("after", "")
         size = pages.clamp(request.page_size, 50, 1000)
         models = sorted((self._model(request.parent, task) for task in Task), key=lambda model: model.name)
         rest = [model for model in models if model.name > after]

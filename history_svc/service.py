@@ -70,16 +70,14 @@ class HistoryServicer(history_pb2_grpc.HistoryServiceServicer):
     ) -> history_pb2.SearchAppearancesResponse:
         self._check_store(request.parent)
         size = pages.clamp(request.page_size, _PAGE, _MAX_PAGE)
-        state = pages.decode(request.page_token, request)
-        scope = self._scope(
-            request.interval, request.cameras, int(state.get("before", self._history.index.next_number))
-        )
+        state = pages.decode(request.page_token, request, before=pages.whole, at=pages.number, id=bytes.fromhex)
+        scope = self._scope(request.interval, request.cameras, state.get("before", self._history.index.next_number))
         probes = await self._queries.probes(request)
         hits = await self._searches.find(probes, self._least(request), scope)
         place = by_time if request.order == history_pb2.APPEARANCE_ORDER_TIME else by_similarity
         if place is by_time:
             hits.sort(key=place)
-        start = bisect_right(hits, (state["at"], bytes.fromhex(state["id"])), key=place) if state else 0
+        start = bisect_right(hits, (state["at"], state["id"]), key=place) if state else 0
         page = hits[start : start + size]
         response = history_pb2.SearchAppearancesResponse(total_size=len(hits))
         for hit in page:
@@ -115,9 +113,9 @@ class HistoryServicer(history_pb2_grpc.HistoryServiceServicer):
     ) -> history_pb2.ListAppearancesResponse:
         self._check_store(request.parent)
         size = pages.clamp(request.page_size, _PAGE, _MAX_PAGE)
-        state = pages.decode(request.page_token, request)
+        state = pages.decode(request.page_token, request, start_ns=pages.whole, id=bytes.fromhex)
         scope = self._scope(request.interval, request.cameras, _FOREVER)
-        after = (int(state["start_ns"]), bytes.fromhex(state["id"])) if state else None
+        after = (state["start_ns"], state["id"]) if state else None
         floor = max(scope.start_ns, self._history.oldest_ns())
         page = await self._history.reads.newest_first(floor, scope.end_ns, after, size + 1, scope.cameras)
         response = history_pb2.ListAppearancesResponse(

@@ -45,11 +45,12 @@ async def main() -> None:
     parent = names.store(settings.store)
     client = redis.connect(settings.redis_url)
     opened = {name: channels.to_service(settings, name) for name in ("history", "match", "region", "alert")}
-    history = BatchStream("history", history_pb2_grpc.HistoryServiceStub(opened["history"]).AppendDetections)
+    stream = partial(BatchStream, max_message_bytes=settings.max_message_bytes)
+    history = stream("history", history_pb2_grpc.HistoryServiceStub(opened["history"]).AppendDetections)
     # Of their own: a frame waits for a disk or an object store, and nobody's alert waits for a frame.
-    frames = BatchStream("frames", history_pb2_grpc.HistoryServiceStub(opened["history"]).AppendDetections)
-    match = BatchStream("match", match_pb2_grpc.MatchServiceStub(opened["match"]).MatchDetections)
-    region = BatchStream("region", region_pb2_grpc.RegionServiceStub(opened["region"]).RecordSceneUpdates)
+    frames = stream("frames", history_pb2_grpc.HistoryServiceStub(opened["history"]).AppendDetections)
+    match = stream("match", match_pb2_grpc.MatchServiceStub(opened["match"]).MatchDetections)
+    region = stream("region", region_pb2_grpc.RegionServiceStub(opened["region"]).RecordSceneUpdates)
     alerts = AlertRaiser(parent, alert_pb2_grpc.AlertServiceStub(opened["alert"]))
 
     topics = Topics(settings.topic_root)

@@ -10,6 +10,7 @@ import grpc
 import structlog
 
 from mesh import errors
+from mesh.channels import MAX_MESSAGE_BYTES
 
 _log = structlog.get_logger(__name__)
 
@@ -19,12 +20,18 @@ _FIRST_BACKOFF, _MAX_BACKOFF = 0.05, 1.0
 
 
 class _Batch(Protocol):
-    """A request or response with a batch number. (Protobuf's generated types have the attribute.)"""
+    """A response with a batch number. (Protobuf's generated types have the attribute.)"""
 
     batch_id: int
 
 
-RequestT = TypeVar("RequestT", bound=_Batch)
+class _Request(_Batch, Protocol):
+    """A request with one."""
+
+    def ByteSize(self) -> int: ...
+
+
+RequestT = TypeVar("RequestT", bound=_Request)
 ResponseT = TypeVar("ResponseT", bound=_Batch)
 
 
@@ -34,9 +41,17 @@ class BatchStream(Generic[RequestT, ResponseT]):
     `open_call` starts the RPC on an iterator of requests and gives the iterator of responses. `run` must be running.
     """
 
-    def __init__(self, name: str, open_call: Callable[[AsyncIterator[RequestT]], AsyncIterable[ResponseT]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        open_call: Callable[[AsyncIterator[RequestT]], AsyncIterable[ResponseT]],
+        *,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+    ) -> None:
+        """`max_message_bytes`: those of the channel."""
         self._name = name
         self._open_call = open_call
+        self._max_message_bytes = max_message_bytes
         self._pending: dict[int, tuple[RequestT, asyncio.Future[ResponseT]]] = {}
         self._outbox: asyncio.Queue[RequestT] = asyncio.Queue()
         self._next_id = 1
@@ -49,6 +64,9 @@ class BatchStream(Generic[RequestT, ResponseT]):
         """
         request.batch_id = batch_id = self._next_id
         self._next_id += 1
+        # gRPC would end the stream for it, with a status that may as well pass: it would be sent again for ever.
+        if (size := request.ByteSize()) > self._max_message_bytes:
+            raise errors.InvalidArgument(f"{size} bytes, {self._max_message_bytes} at most", reason="TOO_LARGE")
         future: asyncio.Future[ResponseT] = asyncio.get_running_loop().create_future()
         self._pending[batch_id] = (request, future)
         self._outbox.put_nowait(request)

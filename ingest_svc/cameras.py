@@ -65,8 +65,9 @@ class CameraParser:
         )
         reader = _Reader(message, camera_id, self._model, self._dimension)
         found = list(_people(objects, message.problems))
-        if len(found) > self._max_objects:
-            raise Refused("TOO_MANY_OBJECTS", "objects", f"{len(found)} objects, {self._max_objects} at most")
+        number = sum(max(1, len(faces)) for _, _, faces in found)  # each further face of a person is one more
+        if number > self._max_objects:
+            raise Refused("TOO_MANY_OBJECTS", "objects", f"{number} objects, {self._max_objects} at most")
         for index, (path, person, faces) in enumerate(found):
             reader.person(index, path, person, faces)
         reader.attach_vectors(alignment)
@@ -126,8 +127,11 @@ class _Reader:
     def _add(
         self, object_id: str, person_box: tuple[float, float, float, float] | None, confidence: float
     ) -> common_pb2.Detection:
+        given, number = object_id, 1
         while object_id in self._seen:  # two objects with one id in one message are two detections
-            object_id += "~"
+            number += 1
+            # A number, for the whole must stay short enough for history however many they are.
+            object_id = f"{given}~" if number == 2 else f"{given}~~{number}"
         self._seen.add(object_id)
         message = self._message
         detection = common_pb2.Detection(
@@ -182,7 +186,7 @@ def _people(
         groups: dict[str, object] = {"person": [], "face": []}
         for position, item in enumerate(objects):
             category = item.get("category", item.get("type", "person")) if isinstance(item, dict) else "person"
-            group = groups.get(str(category))
+            group = groups.get(category) if isinstance(category, str) else None
             if isinstance(group, list):
                 group.append((f"objects[{position}]", item))
     elif isinstance(objects, dict):

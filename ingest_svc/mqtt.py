@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -232,7 +233,13 @@ class Mqtt:
         def unregister(_: Client, __: Any, closing: Any) -> None:
             self._loop.remove_writer(closing)
 
-        client.on_socket_register_write = lambda c, u, s: self._loop.add_writer(s, write)
+        def register(_: Client, __: Any, waiting: Any) -> None:
+            try:
+                self._loop.add_writer(waiting, write)
+            except RuntimeError:  # uvloop has given the socket up, see `_read`: who acknowledges is not to blame
+                self._down.set()
+
+        client.on_socket_register_write = register
         client.on_socket_unregister_write = unregister
         # The client closes its socket by itself when the broker is gone: it must be out of the loop before that.
         client.on_socket_close = lambda c, u, s: self._detach(s)
@@ -242,8 +249,13 @@ class Mqtt:
             self._loop.add_writer(sock, write)
 
     def _read(self) -> None:
-        client = self._client
+        client, sock = self._client, self._reading
         if client is not None and client.loop_read() != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            self._down.set()
+            return
+        # For a socket that was reset while something was still to be read uvloop calls once, and never again: without a
+        # look at its error it would seem connected until the keepalive runs out.
+        if sock is not None and self._reading is sock and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self._down.set()
             return
         self._read_buffered()

@@ -12,6 +12,7 @@ import orjson
 from ingest_svc.rejections import Refused
 
 _NUMBERS = frozenset((float, int))  # and not their subclass bool
+_FIRST_MS, _LAST_MS = -62_135_596_800_000, 253_402_300_799_999  # what a Timestamp can say: the years 1 to 9999
 _EPOCH_MS_FROM = 1e11  # as seconds that is the year 5138: a number this large is milliseconds
 
 
@@ -57,12 +58,17 @@ def time_ms(value: object, field: str) -> int:
             moment = datetime.fromisoformat(value)
             if moment.tzinfo is None:
                 moment = moment.replace(tzinfo=UTC)
-            return round(moment.timestamp() * 1000)
-        except (ValueError, OverflowError):
+        except ValueError:
             try:
                 seconds = float(value)
             except ValueError:
                 raise Refused("BAD_TIMESTAMP", field, f"neither ISO 8601 nor epoch seconds: {value[:40]!r}") from None
+        else:
+            time = round(moment.timestamp() * 1000)
+            # An hour from UTC, or half a millisecond, and it is in the year 0 or 10000.
+            if not _FIRST_MS <= time <= _LAST_MS:
+                raise Refused("BAD_TIMESTAMP", field, "not a time")
+            return time
     elif isinstance(value, int | float) and not isinstance(value, bool):
         seconds = float(value)
     else:

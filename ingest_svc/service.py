@@ -79,7 +79,7 @@ class IngestService(ingest_pb2_grpc.IngestServiceServicer):
         """The cameras that sent something."""
         self._mine(request.parent)
         size = pages.clamp(request.page_size, 50, 1000)
-        after = str(pages.decode(request.page_token, request).get("after", ""))
+        after = pages.decode(request.page_token, request, after=pages.text).get("after", "")
         response = ingest_pb2.ListCamerasResponse()
         async for camera in self._presence.cameras():
             if camera.name <= after:
@@ -96,7 +96,7 @@ class IngestService(ingest_pb2_grpc.IngestServiceServicer):
         """What was refused."""
         self._mine(request.parent)
         size = pages.clamp(request.page_size, 50, 1000)
-        before = str(pages.decode(request.page_token, request).get("before", ""))
+        before = pages.decode(request.page_token, request, before=pages.text).get("before", "")
         found = await self._dead_letters.page(before, size + 1)
         response = ingest_pb2.ListRejectionsResponse(rejections=found[:size])
         if len(found) > size:

@@ -22,7 +22,7 @@ from match_svc.people import DIMENSION
 from match_svc.photos import Least, Photos
 from match_svc.policy import Rules
 from match_svc.records import Records
-from match_svc.registry import Registry
+from match_svc.registry import Registry, sealed_hashes
 from match_svc.removals import Removals
 from match_svc.replicas import Replicas
 from match_svc.service import MatchServicer, PoiServicer
@@ -36,6 +36,8 @@ from mesh.aio import Background
 from mesh.approvals import interceptor as approvals
 from mesh.server import Server, run
 from mesh.settings import load
+from mesh.vault import Vault
+from mesh.vault.resealing import keep_sealed
 from mesh.vault.settings import box_of
 
 POI_SERVICE, WATCHLIST_SERVICE = "poi.v1.PoiService", "poi.v1.WatchlistService"
@@ -61,7 +63,8 @@ def assemble(settings: MatchServerSettings) -> Server:
         replicas.changed()
 
     rules = partial(Rules.of, settings.default_threshold, calibration.load(settings.calibration))
-    records = Records(box_of(settings))
+    box = box_of(settings)
+    records = Records(box)
     follower = Follower(LogReader(redis), rules, settings.write_wait_seconds, changed, records)
     replicas = Replicas(
         redis,
@@ -111,6 +114,8 @@ def assemble(settings: MatchServerSettings) -> Server:
     background.start("heartbeat", replicas.run)
     background.start("confirmations", replicas.listen)
     background.start("write_decisions", decisions.run)
+    if isinstance(box, Vault):
+        background.start("reseal", partial(keep_sealed, redis, box, partial(sealed_hashes, redis)))
     for close in (redis.aclose, embed.close, matcher.close, follower.close, replicas.leave, background.close):
         server.on_stop(close)
     return server

@@ -125,6 +125,8 @@ def _given(embedding: common_pb2.Embedding, index: int, field: str) -> Face:
     if not embedding.vector:
         raise InvalidArgument(violations=[(field, "is empty")], reason="INVALID_EMBEDDING")
     decode(embedding, field=field)
+    if embedding.alignment not in common_pb2.Alignment.values():
+        raise InvalidArgument(violations=[(f"{field}.alignment", "is none that is known")], reason="INVALID_EMBEDDING")
     return Face(poi_pb2.FaceReport(index=index), poi_pb2.Reference(model=embedding.model, embeddings=[embedding]))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -51,6 +52,8 @@ class Cutter:
 
 def cut(photo: bytes, face: common_pb2.BoundingBox, framing: Framing) -> poi_pb2.ReferenceImage | None:
     """The picture of a face; None when the photo cannot be decoded. The photo's own metadata are not in it."""
+    if not math.isfinite(face.x + face.y + face.width + face.height):
+        return None
     try:
         pixels = cv2.imdecode(np.frombuffer(photo, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error:

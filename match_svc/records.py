@@ -1,7 +1,7 @@
 """How persons and their pictures lie in the registry: sealed with the key of their store, where there is a vault.
 
-What was written before there was one is read as it is, and sealed when it is next changed. Revisions stay readable,
-because scripts compare them.
+What was written before there was one is read as it is, and sealed beside the work (`mesh.vault.resealing`). Revisions
+stay readable, because scripts compare them.
 """
 
 from __future__ import annotations
@@ -20,26 +20,28 @@ class Records:
     def decode(self, store: str, poi_id: str, value: bytes) -> poi_pb2.Poi:
         """A record as the registry keeps it; its revision is the etag."""
         revision, _, content = value.partition(b":")
-        poi = poi_pb2.Poi.FromString(self._box.open(store, content, _person(poi_id)))
+        poi = poi_pb2.Poi.FromString(self._box.open(store, content, person(poi_id)))
         poi.etag = revision.decode()
         return poi
 
     def encode(self, store: str, poi_id: str, poi: poi_pb2.Poi) -> bytes:
         """What stands behind the revision, which `poi` must not have for an etag. Raises VaultUnusable."""
-        return self._box.seal(store, poi.SerializeToString(), _person(poi_id))
+        return self._box.seal(store, poi.SerializeToString(), person(poi_id))
 
     def decode_picture(self, store: str, field: str, value: bytes) -> poi_pb2.ReferenceImage:
         """The picture under this field of the store's hash, without a name."""
-        return poi_pb2.ReferenceImage.FromString(self._box.open(store, value, _picture(field)))
+        return poi_pb2.ReferenceImage.FromString(self._box.open(store, value, picture(field)))
 
-    def encode_picture(self, store: str, field: str, picture: bytes) -> bytes:
+    def encode_picture(self, store: str, field: str, content: bytes) -> bytes:
         """A serialized ReferenceImage as it is kept. Raises VaultUnusable."""
-        return self._box.seal(store, picture, _picture(field))
+        return self._box.seal(store, content, picture(field))
 
 
-def _person(poi_id: str) -> bytes:
+def person(poi_id: str) -> bytes:
+    """What a record is sealed for: its place."""
     return b"poi/" + poi_id.encode()
 
 
-def _picture(field: str) -> bytes:
+def picture(field: str) -> bytes:
+    """What a picture is sealed for: its place."""
     return b"picture/" + field.encode()

@@ -28,10 +28,11 @@ from typing import Any, Final, NamedTuple, cast
 from poi.v1 import match_pb2, poi_pb2
 
 from match_svc import scripts
-from match_svc.records import Records
+from match_svc.records import Records, person, picture
 from mesh import names
 from mesh.errors import Aborted, AlreadyExists, InvalidArgument, NotFound
 from mesh.redis import Redis
+from mesh.vault.resealing import SealedHash
 
 LOG: Final = "poi:{gallery}:log"
 REVISION: Final = "poi:{gallery}:revision"
@@ -86,6 +87,16 @@ def image_field(reference: str) -> str:
     """Where in that hash the picture of a reference (by its resource name) is."""
     _, poi_id, reference_id = names.parse_reference(reference)
     return f"{poi_id}/{reference_id}"
+
+
+async def sealed_hashes(redis: Redis) -> list[SealedHash]:
+    """Where in Redis lies what `Records` seals."""
+    stores = await cast("Awaitable[list[bytes]]", redis.hkeys(REVISIONS))
+    hashes = []
+    for store in sorted(one.decode() for one in stores):
+        hashes += [SealedHash(key(store), store, person, revisioned=True) for key in (pois_key, reembed_key)]
+        hashes.append(SealedHash(images_key(store), store, picture))
+    return hashes
 
 
 class _Held(NamedTuple):
@@ -319,9 +330,9 @@ class Registry:
         after = _NOTHING if poi is None else _Held.by(store, poi)
         dropped = before.pictured - after.pictured
         kept: list[str | bytes] = []
-        for name, picture in pictures.items():
+        for name, image in pictures.items():
             field = image_field(name)
-            kept += (field, self._records.encode_picture(store, field, picture))
+            kept += (field, self._records.encode_picture(store, field, image))
         record = b""
         if poi is not None:
             poi.ClearField("etag")

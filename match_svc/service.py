@@ -83,8 +83,8 @@ class PoiServicer(poi_pb2_grpc.PoiServiceServicer):
         """Read many, newest first."""
         (store,) = names.parse_store(request.parent)
         count = pages.clamp(request.page_size, _PAGE, _MOST_PAGE)
-        before = pages.decode(request.page_token, request).get("before")
-        page = await self._registry.page(store, None if before is None else int(before), count)
+        before = pages.decode(request.page_token, request, before=pages.whole).get("before")
+        page = await self._registry.page(store, before, count)
         response = poi_pb2.ListPoisResponse(total_size=page.total)
         rest, size = page.rest, 0
         for place, poi in page.pois:

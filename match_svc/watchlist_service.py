@@ -67,7 +67,7 @@ class WatchlistServicer(watchlist_pb2_grpc.WatchlistServiceServicer):
         """Read many, by id."""
         (store,) = names.parse_store(request.parent)
         count = pages.clamp(request.page_size, _PAGE, _MOST_PAGE)
-        after = str(pages.decode(request.page_token, request).get("after", ""))
+        after = pages.decode(request.page_token, request, after=pages.text).get("after", "")
         rest = [one for one in await self._watchlists.all(store) if one.watchlist.name > after]
         response = watchlist_pb2.ListWatchlistsResponse()
         response.watchlists.extend(await self._all_shown(store, rest[:count]))

@@ -22,9 +22,11 @@ replies that report a status per item.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import ClassVar
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 DOMAIN = "poi-mesh"
@@ -265,8 +267,9 @@ def from_status(status: status_pb2.Status) -> MeshError:
     unmet = error_details_pb2.PreconditionFailure()
     retry_after: float | None = None
     for detail in status.details:  # Unpack says False, and does nothing, when the detail is of another type
-        if not any(detail.Unpack(kind) for kind in (info, bad, unmet)) and detail.Unpack(retry):
-            retry_after = retry.retry_delay.ToNanoseconds() / 1e9
+        with suppress(DecodeError):  # what is garbled is left out
+            if not any(detail.Unpack(kind) for kind in (info, bad, unmet)) and detail.Unpack(retry):
+                retry_after = retry.retry_delay.ToNanoseconds() / 1e9
     code = _CODES.get(status.code, grpc.StatusCode.UNKNOWN)
     kind = Draining if info.reason == Draining._reason else _KINDS.get(code, MeshError)
     # Each class builds its message in its own way; what came over the wire is already built.
@@ -286,7 +289,8 @@ def from_rpc(error: grpc.aio.AioRpcError) -> MeshError:
     """What a client's failed call means, with reason and violations where the server sent them."""
     for key, value in error.trailing_metadata() or ():
         if key == _DETAILS_KEY and isinstance(value, bytes):
-            return from_status(status_pb2.Status.FromString(value))
+            with suppress(DecodeError):
+                return from_status(status_pb2.Status.FromString(value))
     number: int = error.code().value[0]
     return from_status(status_pb2.Status(code=number, message=error.details() or ""))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -21,12 +22,15 @@ def encode(state: dict[str, Any], request: Message) -> str:
     return base64.urlsafe_b64encode(_digest(payload, request) + payload).decode("ascii")
 
 
-def decode(token: str, request: Message) -> dict[str, Any]:
+def decode(token: str, request: Message, **fields: Callable[[Any], Any]) -> dict[str, Any]:
     """The state in `token`, {} for an empty one.
 
-    Raises InvalidArgument (field `page_token`) when the token is damaged, or when a field of `request` other than
-    `page_token` and `page_size` has changed since. The digest guards against mistakes, not against forgery: treat the
-    state as what a client said.
+    `fields` say what is in the state and turn it into what is used (`text`, `whole`, `bytes.fromhex`, ...). The digest
+    guards against mistakes, not against forgery: what is in the state is what a client said.
+
+    Raises InvalidArgument (field `page_token`) when the token is damaged, when a field of `request` other than
+    `page_token` and `page_size` has changed since, or when one of `fields` is missing or raises ValueError or
+    TypeError.
     """
     if not token:
         return {}
@@ -37,8 +41,32 @@ def decode(token: str, request: Message) -> dict[str, Any]:
     digest, payload = raw[:_DIGEST_BYTES], raw[_DIGEST_BYTES:]
     if digest != _digest(payload, request):
         raise _refused("belongs to another query: send the same request, changing page_token and page_size only")
-    state: dict[str, Any] = orjson.loads(payload)
-    return state
+    try:
+        state = orjson.loads(payload)
+        return {name: read(state[name]) for name, read in fields.items()} if fields else dict(state)
+    except (ValueError, TypeError, LookupError):  # of JSON too
+        raise _refused("is not a page token") from None
+
+
+def text(value: object) -> str:
+    """For `decode`: a string."""
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def whole(value: object) -> int:
+    """For `decode`: a whole number of 64 bits."""
+    if not isinstance(value, int) or not -(2**63) <= value < 2**63:
+        raise TypeError
+    return value
+
+
+def number(value: object) -> float:
+    """For `decode`: a number; JSON has finite ones only. Whole ones stay so: times keep their nanoseconds."""
+    if not isinstance(value, int | float):
+        raise TypeError
+    return value
 
 
 def clamp(page_size: int, default: int, maximum: int) -> int:

@@ -22,7 +22,7 @@ import uvloop
 from grpc_health.v1 import health_pb2_grpc
 
 from mesh import interceptors as standard_interceptors
-from mesh import redis, reflection, registration, telemetry
+from mesh import limits, redis, reflection, registration, telemetry
 from mesh.aio import Background
 from mesh.audit import recorder
 from mesh.audit.interceptor import AuditInterceptor
@@ -78,13 +78,12 @@ class Server:
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 # A port that is taken must be an error: with SO_REUSEPORT two servers would share it unawares.
                 ("grpc.so_reuseport", 0),
-                # Clients ping every 20 s (mesh.channels), also when idle; the default would send them away for it.
+                # A client that vanished is noticed; those that are there ping, too, also when idle (see limits).
                 ("grpc.keepalive_time_ms", 30_000),
                 ("grpc.keepalive_timeout_ms", 10_000),
                 ("grpc.keepalive_permit_without_calls", 1),
-                ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-                ("grpc.http2.max_ping_strikes", 0),
                 ("grpc.http2.max_pings_without_data", 0),
+                *limits.OPTIONS,
             ],
         )
 

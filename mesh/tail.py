@@ -219,8 +219,10 @@ class StreamTail:
 
     async def _read(self, last: _Position) -> None:
         """Feeds the ring with what comes after `last`. Each read says after which entry: an outage skips nothing."""
+        reader = asyncio.current_task()
         backoff = 0.1
-        while True:
+        # Not for ever: redis-py loses a cancellation that comes together with an answer.
+        while self._reader is reader:
             try:
                 answer: Any = await self._redis.xread({self._key: str(last)}, count=_PAGE, block=BLOCK_MS)
                 entries = [_entry(*raw) for _, raws in answer for raw in raws]
@@ -230,7 +232,7 @@ class StreamTail:
                 await asyncio.sleep(backoff)
                 backoff = min(2 * backoff, 1.0)
                 continue
-            if entries:
+            if entries and self._reader is reader:
                 last = entries[-1].position
                 self._publish(entries)
 

@@ -8,14 +8,29 @@ from typing import Protocol
 
 import pytest
 import redis
+from hypothesis import HealthCheck, settings
 
-from mesh.local import USUAL, Broker, Mesh, Program, Redis, Service
+from mesh import channels
+from mesh.local import USUAL, Broker, Mesh, Program, Redis, Service, ports
 from mesh.local import free_port as a_free_port
+from tests.support import PATIENCE
 
 _ROOT = Path(__file__).resolve().parents[1]
 _programs = pytest.StashKey[list[Program]]()
 _AT_ONCE = {"POI_DRAIN_SECONDS": "0"}
 """No balancer looks elsewhere: hundreds of servers are stopped, and each would wait for that."""
+
+# Tests run side by side: no worker draws a port that another one was given and does not listen at yet.
+_worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+ports._PORTS = ports._PORTS[_worker :: int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))]
+
+# On a machine with other work a call may take longer than a store would bear. Tests of deadlines bring their own.
+assert channels.connect.__kwdefaults__
+channels.connect.__kwdefaults__["default_timeout"] = PATIENCE
+
+# Nor is an example wrong that took 200 ms there.
+settings.register_profile("patient", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 class StartService(Protocol):

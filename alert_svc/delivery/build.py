@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from functools import partial
 from typing import TYPE_CHECKING
 
 from poi.v1 import delivery_pb2_grpc
@@ -18,11 +19,13 @@ from alert_svc.delivery.websocket import WebSocketServer
 from alert_svc.delivery.worker import Parts
 from alert_svc.log import AlertLog
 from alert_svc.settings import AlertSettings
+from mesh.aio import Background
 from mesh.audit import recorder
 from mesh.redis import Redis
 from mesh.server import Server
 from mesh.settings import program_name, refuse
-from mesh.vault import Box
+from mesh.vault import Box, Vault
+from mesh.vault.resealing import keep_sealed
 
 if TYPE_CHECKING:
     from alert_svc.delivery.entrance import Entrance
@@ -69,6 +72,10 @@ async def add(server: Server, settings: AlertSettings, redis: Redis, log: AlertL
         except OSError as error:
             refuse(program_name(type(settings)), f"websocket_listen: {settings.websocket_listen}: {error.strerror}")
         server.on_stop(websocket.close)
+    if isinstance(box, Vault):
+        background = Background()
+        server.on_start(partial(background.start, "reseal", partial(keep_sealed, redis, box, store.sealed_hashes)))
+        server.on_stop(background.close)
     manager = Manager(parts, senders, websocket)
     server.on_start(manager.start)
     server.on_stop(manager.close)

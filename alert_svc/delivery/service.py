@@ -67,7 +67,7 @@ class DeliveryServicer(delivery_pb2_grpc.DeliveryServiceServicer):
     ) -> delivery_pb2.ListTargetsResponse:
         """A page of targets, by id."""
         (store_id,) = names.parse_store(request.parent)
-        after = str(pages.decode(request.page_token, request).get("after", ""))
+        after = pages.decode(request.page_token, request, after=pages.text).get("after", "")
         limit = pages.clamp(request.page_size, 50, 1000)
         left = [target for target in await self._store.of_store(store_id) if target.name > after]
         left.sort(key=lambda target: target.name)
@@ -122,7 +122,7 @@ class DeliveryServicer(delivery_pb2_grpc.DeliveryServiceServicer):
         if request.alert:
             in_store(names.parse_alert, request.alert, "alert", names.parse_target(target.name)[0])
         limit = pages.clamp(request.page_size, 50, 1000)
-        before = str(pages.decode(request.page_token, request).get("before", ""))
+        before = pages.decode(request.page_token, request, before=pages.text).get("before", "")
         response, scanned = delivery_pb2.ListDeliveriesResponse(), 0
         dead_only = request.state == delivery_pb2.DELIVERY_STATE_DEAD
         while scanned < _MAX_SCANNED:

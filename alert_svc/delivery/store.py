@@ -26,6 +26,7 @@ from mesh.errors import Aborted, AlreadyExists, NotFound
 from mesh.redis import Redis
 from mesh.tail import StreamTail
 from mesh.vault import PLAIN, Box, Unopenable
+from mesh.vault.resealing import SealedHash
 
 _log = structlog.get_logger(__name__)
 _STORES: Final = "poi:{targets}:stores"
@@ -115,6 +116,11 @@ class TargetStore:
         """The targets of all stores."""
         stores: set[bytes] = await _async(self.redis.smembers(_STORES))
         return [target for store in sorted(stores) for target in await self.of_store(store.decode("ascii"))]
+
+    async def sealed_hashes(self) -> list[SealedHash]:
+        """Where in Redis targets lie."""
+        stores: set[bytes] = await _async(self.redis.smembers(_STORES))
+        return [SealedHash(_targets(store), store, _context) for store in sorted(one.decode("ascii") for one in stores)]
 
     async def announce(self, name: str, *, works: bool = False) -> None:
         """Tells all servers to look at a target anew; `works`: it has just taken a message."""

@@ -224,7 +224,8 @@ async def _while_connected(connection: ServerConnection, acknowledge: Any, work:
     async def listen() -> None:
         with contextlib.suppress(ConnectionClosed):
             async for text in connection:
-                with contextlib.suppress(ValueError, TypeError, KeyError):
+                # Brackets to the last byte are more than the parser goes down to.
+                with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
                     acknowledge(json.loads(text)["acknowledge"])
 
     tasks = {asyncio.create_task(listen()), asyncio.create_task(work)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from tempfile import SpooledTemporaryFile
 from typing import Any, Final
 
@@ -53,6 +54,8 @@ class Archive:
 
     def abandon(self) -> None:
         """Nobody wants it any more."""
+        with suppress(ValueError):  # a thread may still be writing
+            self._zip.close()  # or it would complain when it is collected, of a file that is closed
         self._file.close()
 
     def _write(self, name: str, content: bytes) -> None:

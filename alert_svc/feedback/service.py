@@ -40,7 +40,7 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
         found, before = await self._log.reports.page(
             store_id,
             lambda report: request.verdict in (0, report.verdict) and (not pois or report.poi in pois),
-            before=str(pages.decode(request.page_token, request).get("before", "")),
+            before=pages.decode(request.page_token, request, before=pages.text).get("before", ""),
             limit=pages.clamp(request.page_size, 50, 1000),
         )
         token = pages.encode({"before": before}, request) if before else ""

@@ -75,9 +75,9 @@ class Mesh:
             raise Refused(f"{error} (--tls-certificate, --tls-key, --tls-ca)") from None
 
     @asynccontextmanager
-    async def channel(self, service: str, *, seconds: float = _ANSWER_SECONDS) -> AsyncIterator[grpc.aio.Channel]:
+    async def channel(self, service: str, *, seconds: float | None = None) -> AsyncIterator[grpc.aio.Channel]:
         """A channel to a server that answers; a call has so many `seconds`. Raises Refused when it does not."""
-        channel = self.connect(service, seconds)
+        channel = self.connect(service, seconds or _ANSWER_SECONDS)
         try:
             try:
                 await asyncio.wait_for(channel.channel_ready(), _ANSWER_SECONDS)

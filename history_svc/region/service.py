@@ -74,8 +74,8 @@ class RegionServicer(region_pb2_grpc.RegionServiceServicer):
         """One page, newest entry first."""
         (store,) = names.parse_store(request.parent)
         wanted = read_filter(store, request)
-        token = pages.decode(request.page_token, request)
-        after = Position(int(token["enter"]), str(token["id"])) if token else None
+        token = pages.decode(request.page_token, request, enter=pages.whole, id=pages.text)
+        after = Position(**token) if token else None
         size = pages.clamp(request.page_size, 50, 1000)
         visits, following = await self._visits.page(store, wanted, size, after)
         return region_pb2.ListVisitsResponse(

@@ -67,12 +67,12 @@ class Broker(Program):
         What the broker has confirmed before this call survives a SIGKILL after it.
 
         Raises:
-            TimeoutError: no database within 5 s.
+            TimeoutError: no database within 30 s.
         """
         if self.durable:
             before = self._written_at()
             os.kill(self.pid, signal.SIGUSR1)
-            self._wait_for(lambda: self._written_at() != before, timeout=5.0)
+            self._wait_for(lambda: self._written_at() != before, timeout=30.0)
 
     def _written_at(self) -> int:
         database = self.data_dir / "mosquitto.db"

@@ -162,7 +162,7 @@ class Envoy(Program):
         secrets: Path | None = None,
         expected: str = XDS_ID,
     ) -> None:
-        super().__init__(name, data_dir, start_timeout=60.0)
+        super().__init__(name, data_dir, start_timeout=90.0)
         self.gateway = gateway
         self.admin_port = free_port()
         self._bootstrap = bootstrap(control_plane, self.admin_port, delta=delta, secrets=secrets, expected=expected)

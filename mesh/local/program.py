@@ -32,7 +32,7 @@ class Program(ABC):
     After either, `start` brings it back on the same port and data. As a context manager it starts and stops.
     """
 
-    def __init__(self, name: str, data_dir: Path, *, start_timeout: float = 20.0, grace: float = 10.0) -> None:
+    def __init__(self, name: str, data_dir: Path, *, start_timeout: float = 60.0, grace: float = 30.0) -> None:
         self.name = name
         """Shown in progress and errors; the log file is `<data_dir>/<name>.log`."""
         self.data_dir = data_dir

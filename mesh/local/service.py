@@ -41,8 +41,8 @@ class Service(Program):
         *,
         name: str | None = None,
         port: int | None = None,
-        start_timeout: float = 60.0,
-        grace: float = 10.0,
+        start_timeout: float = 90.0,
+        grace: float = 30.0,
     ) -> None:
         service = module.rpartition(".")[2].removesuffix("_svc")
         super().__init__(name or service, data_dir, start_timeout=start_timeout, grace=grace)
@@ -62,7 +62,7 @@ class Service(Program):
         }
         """Its settings; a change takes effect at the next start."""
 
-    def wait_for_metric(self, name: str, value: float, timeout: float = 20.0) -> None:
+    def wait_for_metric(self, name: str, value: float, timeout: float = 60.0) -> None:
         """Waits until a metric of the running server, one without labels, has this value.
 
         Raises:
@@ -70,7 +70,7 @@ class Service(Program):
         """
 
         def reached() -> bool:
-            with urlopen(self.metrics_url, timeout=5.0) as response:
+            with urlopen(self.metrics_url, timeout=30.0) as response:
                 lines = response.read().decode().splitlines()
             return f"{name} {value}" in lines
 

@@ -121,6 +121,10 @@ class Vault:
         except InvalidTag:
             raise Unopenable(f"was not sealed with key {number} of store {store} for this place, or changed") from None
 
+    def is_current(self, store: str, content: bytes) -> bool:
+        """Whether it is sealed with the key that seals now. Raises VaultUnusable."""
+        return content.startswith(_HEAD.pack(MAGIC, self.current(store), b"")[:8])
+
     def current(self, store: str) -> int:
         """The number of the key that seals now. Raises VaultUnusable."""
         self._look()

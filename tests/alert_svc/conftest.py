@@ -15,7 +15,8 @@ from tests.alert_svc.support import connected
 @pytest.fixture(scope="module")
 def alert_server(redis_server: Redis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A server for tests that harm nobody; each has a store of its own."""
-    env = {"POI_REDIS_URL": redis_server.url, "POI_HEARTBEAT_SECONDS": "0.2"}
+    # Nobody is slow here, but perhaps the machine.
+    env = {"POI_REDIS_URL": redis_server.url, "POI_HEARTBEAT_SECONDS": "0.2", "POI_SLOW_CLIENT_SECONDS": "300"}
     with Service("alert_svc", tmp_path_factory.mktemp("alert"), env) as running:
         yield running
 
@@ -43,7 +44,7 @@ async def redis_client(redis_server: Redis) -> AsyncIterator[redis.Redis]:
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     """What makes pictures, with a Redis of its own: servers of other tests would make the pictures of this store."""
     directory = tmp_path_factory.mktemp("studio")
-    with Redis(directory) as own, studio(own, directory, POI_ALERT_EVIDENCE_WAIT_SECONDS="4") as made:
+    with Redis(directory) as own, studio(own, directory, POI_ALERT_EVIDENCE_WAIT_SECONDS="6") as made:
         yield made
 
 

@@ -127,7 +127,7 @@ class Scene:
     async def get(self, name: str) -> alert_pb2.Alert:
         return await self.alerts.GetAlert(alert_pb2.GetAlertRequest(name=name))
 
-    async def shown(self, name: str, seconds: float = 15.0) -> alert_pb2.Alert:
+    async def shown(self, name: str, seconds: float = 60.0) -> alert_pb2.Alert:
         """The alert, once it has its pictures."""
         request = alert_pb2.StreamAlertsRequest(parent=STORE, start_time=Timestamp(seconds=int(time.time()) - 3000))
         async with asyncio.timeout(seconds):
@@ -156,7 +156,7 @@ class Scene:
             for channel in channels:
                 await channel.close()
 
-    async def logged(self, event: str, name: str, seconds: float = 15.0) -> str:
+    async def logged(self, event: str, name: str, seconds: float = 60.0) -> str:
         """The line that the alert server has logged of an alert."""
         async with asyncio.timeout(seconds):
             while True:
@@ -190,7 +190,7 @@ def studio(own_redis: Redis, directory: Path, **env: str) -> Iterator[Studio]:
         "POI_MATCH_TARGET": f"127.0.0.1:{port}",
         "POI_HEARTBEAT_SECONDS": "0.2",
         "POI_DRAIN_SECONDS": "0",
-        "POI_ALERT_DELIVERY_LEASE_SECONDS": "1",
+        "POI_ALERT_DELIVERY_LEASE_SECONDS": "2",
         **env,
     }
     alert = Service("alert_svc", directory, settings)

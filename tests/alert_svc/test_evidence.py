@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 
 import grpc
 import numpy as np
@@ -138,7 +139,7 @@ async def test_while_history_and_match_are_away_alerts_go_on_and_pictures_follow
     on_air.references.is_away = False
     await asyncio.to_thread(on_air.history.start)
 
-    alerts = [await on_air.shown(name, 30) for name in names]
+    alerts = [await on_air.shown(name) for name in names]
 
     assert all(alert.evidence.reference == REFERENCE for alert in alerts)
     assert alerts[0].acknowledgement.actor == "ann", "what people did meanwhile stays"
@@ -153,7 +154,7 @@ async def test_a_server_killed_while_it_makes_pictures_makes_each_once(on_air: S
     await asyncio.to_thread(on_air.alert.kill)
     await asyncio.to_thread(on_air.alert.start)
 
-    alerts = [await on_air.shown(name, 30) for name in names]
+    alerts = [await on_air.shown(name) for name in names]
 
     for alert, appearance in zip(alerts, appearances, strict=True):
         made = [one.name for one in await on_air.frames(appearance) if one.kind == EVIDENCE]
@@ -187,15 +188,16 @@ async def test_who_dies_between_storing_a_picture_and_telling_the_alert_leaves_o
         await log.raise_all("store-1", [alert])
         for kept_in, done in ((Dying(client, retention_days=1), stored.wait), (log, None)):
             waiting = WaitingAlerts(client, "store-1")
-            maker = PictureMaker(waiting, kept_in, sources, "store-1", lease_seconds=1, wait=4)
+            maker = PictureMaker(waiting, kept_in, sources, "store-1", lease_seconds=2, wait=6)
             running = asyncio.create_task(maker.run())
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(60):
                 if done is not None:
                     await done()
                 else:
-                    async for change in log.follow("store-1", "0-0"):
-                        if change is not None and change.event == alert_pb2.ALERT_EVENT_EVIDENCE:
-                            break
+                    async with aclosing(log.follow("store-1", "0-0")) as changes:
+                        async for change in changes:
+                            if change is not None and change.event == alert_pb2.ALERT_EVENT_EVIDENCE:
+                                break
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
             await maker.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from typing import Any
@@ -18,6 +17,7 @@ from mesh import local
 from mesh.errors import NotFound, ResourceExhausted
 from mesh.redis import Redis, connect
 from tests.alert_svc.support import candidate
+from tests.support import until
 from tests.support.redis import KINDS, RedisOfKind
 
 STORE = "stores/s1"
@@ -73,7 +73,9 @@ async def test_a_follower_that_is_slower_than_the_ring_misses_nothing_unless_it_
                 if len(seen) == 1:  # it is live now, and takes its time while more comes than the ring holds
                     for number in range(1, 40):
                         await log.raise_all("s1", [an_alert(f"a{number}")])
-                    await asyncio.sleep(0.2)
+                    newest: Any = await redis.xrevrange("poi:{s1}:alerts:log", count=1)
+                    last = newest[0][0].decode()
+                    await until(lambda last=last: log._tail("s1")._ring[-1].id == last, "it has left the ring behind")  # type: ignore[misc]
                 if len(seen) == 40:
                     return seen
         raise AssertionError("a follower has no end")

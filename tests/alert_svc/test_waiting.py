@@ -50,7 +50,7 @@ async def test_only_high_alerts_that_nobody_looked_at_escalate(redis_server: Red
     assert low in follower.alerts[:3]
 
 
-@pytest.mark.timeout(120)  # five starts of a server, also on a machine with other work
+@pytest.mark.timeout(300)  # five starts of a server, also on a machine with other work
 async def test_what_waits_escalates_once_on_two_servers_of_which_one_is_killed(tmp_path: Path, store: str) -> None:
     count = 300
     with ExitStack() as stack:

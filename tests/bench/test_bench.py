@@ -15,7 +15,7 @@ from bench.results import Report
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_a_quick_run_loses_nothing_and_says_everything(tmp_path: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-m", "bench", "--quick", "--out", str(tmp_path)],
@@ -23,7 +23,7 @@ def test_a_quick_run_loses_nothing_and_says_everything(tmp_path: Path) -> None:
         env={**os.environ, "COLUMNS": "160"},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
         check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr

@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from clients.cli.__main__ import app
 from mesh.local import Mesh
+from tests.support import PATIENCE
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,13 @@ class Poi:
         (line,) = result.stderr.splitlines()
         assert line.startswith("poi: ")
         return line.removeprefix("poi: ")
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A person would not wait as long as a busy machine may take."""
+    monkeypatch.setattr("clients.cli.session._ANSWER_SECONDS", PATIENCE)
+    monkeypatch.setattr("clients.cli.operations._HEALTH_SECONDS", 8.0)  # one waits for a server that is not there
 
 
 @pytest.fixture(scope="module")

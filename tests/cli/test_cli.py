@@ -239,7 +239,7 @@ def test_following_goes_on_when_its_server_is_killed(poi: Poi) -> None:
         assert next_appearance() == "after"
 
         following.send_signal(signal.SIGINT)
-        assert following.wait(10) == 130
+        assert following.wait(60) == 130
         complaints = following.stderr.read().splitlines()
     assert "connecting again" in complaints[0]
     assert complaints[-1].startswith("poi: go on with: poi alerts --cursor ")

@@ -68,7 +68,7 @@ class Receiver:
         """Alerts in the order of their first acceptance."""
         return list({post.id: post.alert for post in self.accepted}.values())
 
-    async def until(self, condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    async def until(self, condition: Callable[[], bool], seconds: float = 60.0) -> None:
         async with asyncio.timeout(seconds), self._moved:
             await self._moved.wait_for(condition)
 

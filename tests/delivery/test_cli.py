@@ -10,10 +10,11 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from poi.v1 import delivery_pb2
 
 from mesh.local import Service
 from tests.delivery.receiver import OK, Receiver, answer
-from tests.delivery.support import SECRET, Client
+from tests.delivery.support import SECRET, Client, settled
 
 Poi = Callable[..., Awaitable[tuple[int, str, str]]]
 _ROOT = Path(__file__).resolve().parents[2]
@@ -48,7 +49,7 @@ async def test_a_webhook_from_its_creation_to_a_replayed_dead_letter(
 
     receiver.behave = lambda post: answer("422 No")
     (name,) = await client.raise_numbers(range(1))
-    await receiver.until(lambda: len(receiver.posts) == 2)
+    await settled(client, 1, delivery_pb2.DELIVERY_STATE_DEAD, "desk")
     status, out, err = await poi("targets", "test", "desk")
     assert (status, out, err) == (1, "", "poi: desk: answered 422 No\n")
     _, out, _ = await poi("dead-letters", "list", "desk")
@@ -57,7 +58,7 @@ async def test_a_webhook_from_its_creation_to_a_replayed_dead_letter(
 
     receiver.behave = lambda post: OK
     assert (await poi("dead-letters", "replay", "desk", delivery))[1] == "desk  1 replayed\n"
-    await receiver.until(lambda: len(receiver.accepted) == 2)
+    await settled(client, 1, delivery_pb2.DELIVERY_STATE_DELIVERED, "desk")
     assert (await poi("dead-letters", "list", "desk"))[1] == "no dead letters\n"
     _, out, _ = await poi("deliveries", "desk", "--state", "delivered", "--alert", name, "--json")
     assert [each["attemptCount"] for each in json.loads(out)["deliveries"]] == [1]

@@ -19,7 +19,7 @@ from mesh.local import Broker, Redis
 from tests.alert_svc.support import candidate, raise_alerts
 from tests.conftest import StartService
 from tests.delivery.receiver import Receiver, receiving
-from tests.delivery.support import Client, client_of, env, settled
+from tests.delivery.support import HASTY, Client, client_of, env, settled
 
 DELIVERED, PENDING = delivery_pb2.DELIVERY_STATE_DELIVERED, delivery_pb2.DELIVERY_STATE_PENDING
 
@@ -44,7 +44,7 @@ async def subscribed(broker: Broker, topic: str) -> AsyncIterator[asyncio.Queue[
     await asyncio.to_thread(paho.connect, "127.0.0.1", broker.port)
     paho.loop_start()
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await ready.wait()
         yield queue
     finally:
@@ -53,7 +53,7 @@ async def subscribed(broker: Broker, topic: str) -> AsyncIterator[asyncio.Queue[
 
 
 async def take(queue: asyncio.Queue[MQTTMessage], count: int) -> list[Any]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         return [json.loads((await queue.get()).payload) for _ in range(count)]
 
 
@@ -116,10 +116,13 @@ async def test_a_target_that_names_no_broker_is_at_the_stores_own(
     assert [message["alert"]["name"] for message in messages] == names
 
 
-async def test_a_broker_that_hangs_is_given_up_in_time(client: Client) -> None:
-    async with receiving(Receiver()) as hung:  # waits for the end of an HTTP request
+async def test_a_broker_that_hangs_is_given_up_in_time(own_redis: Redis, service: StartService, store: str) -> None:
+    server = service("alert_svc", env(own_redis, **HASTY))
+    # It waits for the end of an HTTP request.
+    async with receiving(Receiver()) as hung, client_of(server.target, store) as client:
         url = f"mqtt://127.0.0.1:{hung.port}"
         await client.create(mqtt=delivery_pb2.MqttTarget(broker_url=url, topic="alerts"))
         outcome = await client.test()
+        await client.delete_all()
     assert not outcome.delivered
     assert "no answer within 0.5 s" in outcome.error or "cannot connect" in outcome.error

@@ -162,7 +162,7 @@ def test_a_filter_passes_what_fits_all_of_its_parts() -> None:
 async def test_only_dead_letters_can_be_replayed(client: Client, receiver: Receiver) -> None:
     target = await client.webhook(receiver.url)
     await client.raise_numbers(range(1))
-    await receiver.until(lambda: len(receiver.accepted) == 1)
+    await settled(client, 1, delivery_pb2.DELIVERY_STATE_DELIVERED)
     error = await fails(client.replay(receiver.posts[0].id))
     assert isinstance(error, FailedPrecondition)
     assert error.reason == "NOT_DEAD"

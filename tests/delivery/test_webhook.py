@@ -13,9 +13,12 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from poi.v1 import alert_pb2, common_pb2, delivery_pb2
 
+from mesh.local import Redis
 from tests.alert_svc.support import candidate, raise_alerts
+from tests.conftest import StartService
 from tests.delivery.receiver import CLOSE, HANG, OK, SERVER_ERROR, Post, Receiver, answer, receiving
-from tests.delivery.support import SECRET, Client, settled
+from tests.delivery.support import HASTY, SECRET, Client, client_of, env, settled
+from tests.support import until
 
 PENDING, DELIVERED, DEAD = (
     delivery_pb2.DELIVERY_STATE_PENDING,
@@ -47,14 +50,26 @@ async def test_an_alert_is_posted_with_a_signature_that_fits(client: Client, rec
     ("bad", "said"),
     [
         (SERVER_ERROR, "answered 500 Internal Server Error"),
-        (HANG, "no answer within 0.5 s"),
         (CLOSE, "no answer: RemoteProtocolError"),
         (b"nonsense\r\n\r\n", "no answer: RemoteProtocolError"),
         (answer("302 Found", "location: http://127.0.0.1:1/"), "answered 302 Found"),
     ],
-    ids=["500", "hangs", "closes-early", "nonsense", "redirects-to-a-private-address"],
+    ids=["500", "closes-early", "nonsense", "redirects-to-a-private-address"],
 )
 async def test_a_bad_answer_is_tried_again_in_order(client: Client, receiver: Receiver, bad: bytes, said: str) -> None:
+    await _is_tried_again_in_order(client, receiver, bad, said)
+
+
+async def test_no_answer_is_tried_again_in_order(
+    own_redis: Redis, service: StartService, store: str, receiver: Receiver
+) -> None:
+    server = service("alert_svc", env(own_redis, **HASTY))
+    async with client_of(server.target, store) as client:
+        await _is_tried_again_in_order(client, receiver, HANG, "no answer within 0.5 s")
+        await client.delete_all()
+
+
+async def _is_tried_again_in_order(client: Client, receiver: Receiver, bad: bytes, said: str) -> None:
     works = asyncio.Event()
     receiver.behave = lambda post: OK if works.is_set() else bad
     await client.webhook(receiver.url)
@@ -136,24 +151,33 @@ async def test_a_message_that_is_refused_is_a_dead_letter_and_the_next_goes_on(
     assert await client.deliveries(state=DEAD) == []
 
 
-async def test_a_broken_target_is_left_alone_and_a_good_test_call_ends_that(client: Client, receiver: Receiver) -> None:
+async def test_a_broken_target_is_left_alone_and_a_good_test_call_ends_that(
+    own_redis: Redis, service: StartService, store: str, receiver: Receiver
+) -> None:
     works = asyncio.Event()
     receiver.behave = lambda post: OK if works.is_set() else SERVER_ERROR
-    await client.webhook(receiver.url)
-    await client.raise_numbers(range(1))
-    await receiver.until(lambda: len(receiver.posts) >= 6)
-    assert (await client.get()).status.state == delivery_pb2.TARGET_STATE_BROKEN
-    assert "500" in (await client.test()).error
-    works.set()
-    outcome = await client.test()
-    await receiver.until(lambda: len(receiver.accepted) == 2)
+    server = service("alert_svc", env(own_redis, POI_ALERT_DELIVERY_BREAKER_SECONDS="3600"))
+    async with client_of(server.target, store) as client:
+        await client.webhook(receiver.url)
+        await client.raise_numbers(range(1))
 
-    assert outcome.delivered
-    assert outcome.latency.ToNanoseconds() > 0
-    assert receiver.accepted[0].message["test"] is True
-    await settled(client, 1, DELIVERED)
-    status = (await client.get()).status
-    assert (status.state, status.consecutive_failures) == (delivery_pb2.TARGET_STATE_ACTIVE, 0)
+        async def broken() -> bool:
+            return (await client.get()).status.state == delivery_pb2.TARGET_STATE_BROKEN
+
+        await until(broken, "it is broken after five failures")
+        assert len(receiver.posts) == 5
+        assert "500" in (await client.test()).error
+        works.set()
+        outcome = await client.test()
+        await receiver.until(lambda: len(receiver.accepted) == 2)
+
+        assert outcome.delivered
+        assert outcome.latency.ToNanoseconds() > 0
+        assert receiver.accepted[0].message["test"] is True
+        await settled(client, 1, DELIVERED)
+        status = (await client.get()).status
+        assert (status.state, status.consecutive_failures) == (delivery_pb2.TARGET_STATE_ACTIVE, 0)
+        await client.delete_all()
 
 
 async def test_a_target_hears_of_what_its_filter_says(client: Client, receiver: Receiver) -> None:
@@ -198,24 +222,22 @@ async def test_a_hung_target_delays_nobody(client: Client, receiver: Receiver) -
     async with receiving(Receiver(behave=lambda post: HANG)) as hung:
         await client.webhook(hung.url, "hung")
         await client.webhook(receiver.url, "fast")
-        started = time.monotonic()
         names = await client.raise_numbers(range(200))
         await receiver.until(lambda: len(receiver.accepted) == 200)
-        took = time.monotonic() - started
 
         assert receiver.alerts == names
+        assert len(hung.posts) <= 1, "all the others came while it hung"
         assert hung.accepted == []
-        assert took < 10
     assert (await client.get("fast")).status.consecutive_failures == 0
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 async def test_ten_thousand_alerts_to_a_slow_and_a_fast_target(client: Client, receiver: Receiver) -> None:
     async with receiving(Receiver(delay=0.3)) as slow:
         await client.webhook(slow.url, "slow")
         await client.webhook(receiver.url, "fast")
         names = await client.raise_numbers(range(10_000))
-        await receiver.until(lambda: len(receiver.accepted) == 10_000, seconds=120)
+        await receiver.until(lambda: len(receiver.accepted) == 10_000, seconds=240)
         assert receiver.alerts == names
         assert 0 < len(slow.accepted) < 1000
         assert slow.alerts == names[: len(slow.alerts)]
@@ -223,5 +245,8 @@ async def test_ten_thousand_alerts_to_a_slow_and_a_fast_target(client: Client, r
         behind = len(slow.accepted)
         await slow.until(lambda: len(slow.accepted) >= behind + 500)
         assert slow.alerts == names[: len(slow.alerts)]
-    kept = await client.deliveries("fast", page_size=1000)
-    assert kept[0].alert == names[-1]
+
+    async def kept() -> bool:
+        return (await client.deliveries("fast", page_size=1000))[0].alert == names[-1]
+
+    await until(kept, "the last delivery is noted")

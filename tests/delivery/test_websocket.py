@@ -24,7 +24,7 @@ DELIVERED = delivery_pb2.DELIVERY_STATE_DELIVERED
 
 
 async def receive(connection: ClientConnection) -> Any:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         return json.loads(await connection.recv())
 
 
@@ -68,19 +68,33 @@ async def test_a_client_that_acknowledges_takes_the_deliveries(client: Client, w
             await acknowledge(first, message)
         (unacknowledged,) = await events(first, 1)
     await settled(client, 4, DELIVERED)
-    async with connect(url) as second, connect(url) as waiting:
-        seen = []
-        for _ in range(6):
-            (message,) = await events(second, 1)
-            seen.append(message)
-            await acknowledge(second, message)
-        await settled(client, 10, DELIVERED)
-        assert seen[0] == unacknowledged
-        assert [message["alert"]["name"] for message in seen] == names[4:]
-        await second.close()
-        names += await client.raise_numbers(range(10, 11))
-        (message,) = await events(waiting, 1)
-        assert message["alert"]["name"] == names[-1], "who waited takes over"
+    async with connect(url) as second:
+        seen = await events(second, 1)  # so it is the one who takes them
+        async with connect(url) as waiting:
+            await acknowledge(second, seen[0])
+            for _ in range(5):
+                (message,) = await events(second, 1)
+                seen.append(message)
+                await acknowledge(second, message)
+            await settled(client, 10, DELIVERED)
+            assert seen[0] == unacknowledged
+            assert [message["alert"]["name"] for message in seen] == names[4:]
+            await second.close()
+            names += await client.raise_numbers(range(10, 11))
+            (message,) = await events(waiting, 1)
+            assert message["alert"]["name"] == names[-1], "who waited takes over"
+
+
+async def test_a_client_that_says_brackets_only_goes_on(client: Client, websocket_url: str) -> None:
+    target = await client.create(websocket=Feed())
+    (name,) = await client.raise_numbers(range(1))
+    async with connect(f"{websocket_url}/v1/{target.name}?acknowledge=true") as connection:
+        (message,) = await events(connection, 1)
+        for said in ("[" * 4096, "\ud800".encode(errors="surrogatepass"), "{}", "[1]", '{"acknowledge": [[]]}'):
+            await connection.send(said)
+        await acknowledge(connection, message)
+        await settled(client, 1, DELIVERED)
+    assert message["alert"]["name"] == name
 
 
 async def test_a_test_message_reaches_who_is_connected(client: Client, websocket_url: str) -> None:

@@ -26,7 +26,7 @@ from mesh.local import Program, free_port
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 BASE = DEPLOY / "k8s" / "base"
-SECONDS = 10.0
+SECONDS = 60.0
 
 
 @pytest.fixture

@@ -200,7 +200,7 @@ class Follower(Generic[R]):
             await self._moved.wait_for(lambda: self._silences >= enough)
 
 
-async def until(condition: Callable[[], Awaitable[bool]], what: str, seconds: float = 20.0) -> None:
+async def until(condition: Callable[[], Awaitable[bool]], what: str, seconds: float = 60.0) -> None:
     """Returns when the condition holds; fails after so many seconds."""
     try:
         async with asyncio.timeout(seconds):

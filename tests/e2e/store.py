@@ -24,6 +24,8 @@ def settings(models_dir: Path) -> dict[str, str]:
         "POI_MODELS_DIR": str(models_dir),
         # A stream that has been silent for so long has told everything: what the tests wait for.
         "POI_HEARTBEAT_SECONDS": "0.4",
+        # However long a crash takes, nobody leaves because cameras could not be heard.
+        "POI_REGION_SILENCE_SECONDS": "45",
         # At ten times the pace.
         "POI_INGEST_GAP_SECONDS": "1",
         "POI_INGEST_EXIT_FRAME_SECONDS": "0.2",

@@ -18,9 +18,6 @@ from tests.support.vectors import Vector
 class Stream:
     """Use as an async context manager. The object ids are 0, 1, 2, ... in the order in which they were published."""
 
-    UNDER_WAY = 20
-    """So many may have been published and not yet matched: two seconds' worth."""
-
     def __init__(self, here: Floor, camera: str, face: Vector) -> None:
         self._here, self._camera, self._face = here, camera, face
         self.shown = 0
@@ -52,7 +49,7 @@ class Stream:
                     self.shown += 1
                     self._moved.notify_all()
                 publisher.publish(topic, orjson.dumps(shown))
-                publisher.flush(10)
+                publisher.flush(60)
                 await asyncio.sleep(0.1)
         finally:
             publisher.close()
@@ -64,6 +61,12 @@ class Stream:
             return len(await self._here.alerts(self._camera)) >= 3
 
         await until(some, "the first alerts")
+
+    async def matched(self) -> int:
+        """How many, the first ones, have been published and compared with whoever is enrolled now."""
+        published = self.shown - 1  # the last one may just be on its way to the broker
+        await self._here.used()
+        return published
 
     async def shows_more(self, number: int) -> None:
         """Returns when so many more have been published."""

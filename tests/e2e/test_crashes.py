@@ -11,7 +11,7 @@ from mesh.local import Mesh, Program
 from tests.e2e.store import Store
 from tests.e2e.story import Disturbance
 
-pytestmark = pytest.mark.timeout(120)  # many processes, also on a machine with other work
+pytestmark = pytest.mark.timeout(300)  # many processes, also on a machine with other work
 
 _DOWN_S = 0.7
 KILLED = ("match", "history", "region", "alert", "ingest", "redis", "broker")

@@ -13,7 +13,7 @@ from poi.v1 import poi_pb2
 from tests.e2e.floor import floor
 from tests.e2e.store import Store
 
-pytestmark = pytest.mark.timeout(120)  # many processes, also on a machine with other work
+pytestmark = pytest.mark.timeout(300)  # many processes, also on a machine with other work
 
 
 async def test_a_deleted_persons_photos_are_no_longer_served(store: Store) -> None:

@@ -20,7 +20,7 @@ from tests.e2e.store import Store
 from tests.e2e.story import Window, publish
 from tests.support import unit
 
-pytestmark = pytest.mark.timeout(120)  # many processes, also on a machine with other work
+pytestmark = pytest.mark.timeout(300)  # many processes, also on a machine with other work
 
 CAMERA = "evidence"
 VECTOR = base64.b64encode(unit(815).astype("<f4").tobytes()).decode()
@@ -52,7 +52,7 @@ async def camera(mqtt_url: str) -> AsyncIterator[None]:
         publisher.publish_once(f"scenescape/image/camera/{CAMERA}", orjson.dumps(frame))
 
     publisher.subscribe(f"scenescape/cmd/camera/{CAMERA}", answer)
-    serving = asyncio.create_task(asyncio.to_thread(publisher.work, 60))
+    serving = asyncio.create_task(asyncio.to_thread(publisher.work, 240))
     try:
         yield
     finally:
@@ -72,20 +72,24 @@ async def test_entry_best_and_exit_of_an_appearance_are_kept(store: Store) -> No
             return history_pb2.FRAME_KIND_EXIT in kinds
 
         async with camera(store.mesh.mqtt_url):
+            better = 0
             for number in range(36):
-                shown = message(time.time(), 40 if number < 26 else 80)
+                now = time.time()
+                if number == 26:
+                    better = round(now * 1000)
+                shown = message(now, 40 if number < 26 else 80)
                 await asyncio.to_thread(publish, store.mesh.mqtt_url, [(topic, shown)])
                 await asyncio.sleep(0.1)
             await until(left, "the exit frame is there")
 
         (found,) = await client.appearances(window.interval, CAMERA)
         frames = {frame.kind: frame for frame in found.frames}  # the last of each kind
-        assert list(frames) == KINDS
-        entry, best, leaving = frames.values()
+        assert set(frames) == set(KINDS)
+        entry, best, leaving = (frames[kind].capture_time.ToMilliseconds() for kind in KINDS)
         begin_ms, end_ms = found.start_time.ToMilliseconds(), found.end_time.ToMilliseconds()
-        assert entry.capture_time.ToMilliseconds() - begin_ms < 1000
-        assert abs(best.capture_time.ToMilliseconds() - begin_ms - 2600) < 1500
-        assert -1500 < leaving.capture_time.ToMilliseconds() - end_ms <= 500
+        assert begin_ms <= entry < better, "of the face that came first"
+        assert better <= best, "of the face that was twice as large"
+        assert better <= leaving <= end_ms + 500
         for frame in found.frames:
             parts = [part async for part in client.history.GetFrame(history_pb2.GetFrameRequest(name=frame.name))]
             assert b"".join(part.data for part in parts) == view(frame.capture_time.ToMilliseconds())

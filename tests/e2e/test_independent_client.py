@@ -18,7 +18,7 @@ from tests.e2e.buf import ask, buf, stream
 from tests.e2e.store import Store
 from tests.e2e.story import Window
 
-pytestmark = pytest.mark.timeout(120)  # many processes, also on a machine with other work
+pytestmark = pytest.mark.timeout(300)  # many processes, also on a machine with other work
 
 SERVICES = {
     "embed": {"poi.v1.EmbeddingService": {"DetectFaces", "StreamFaces", "ListModels"}},
@@ -164,7 +164,7 @@ async def test_a_wrong_request_names_its_fields(store: Store) -> None:
 
 async def _raised(responses: Any, count: int) -> list[Any]:
     raised: list[Any] = []
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(150):
         async for response in responses:
             if response["event"] == "ALERT_EVENT_RAISED":
                 raised.append(response["alert"])

@@ -12,7 +12,7 @@ from mesh.local import Broker, Program
 from tests.conftest import StartMesh
 from tests.e2e.store import Store, settings
 
-pytestmark = pytest.mark.timeout(120)  # many processes, also on a machine with other work
+pytestmark = pytest.mark.timeout(300)  # many processes, also on a machine with other work
 
 
 async def test_the_recording_comes_to_the_same_through_mqtt_3_1_1(

@@ -21,7 +21,7 @@ from tests.e2e.store import Store
 from tests.e2e.story import Window, publish, settle
 from tests.support import unit
 
-pytestmark = pytest.mark.timeout(120)  # many processes, also on a machine with other work
+pytestmark = pytest.mark.timeout(300)  # many processes, also on a machine with other work
 
 FACE = "objects.person[1].sub_objects.face[0]"
 EMBEDDING = f"{FACE}.metadata.reid.embedding_vector"
@@ -256,7 +256,7 @@ async def _closed(client: Client, window: Window) -> bool:
 @asynccontextmanager
 async def _working(publisher: Publisher) -> AsyncIterator[None]:
     """Serves the connection in a thread meanwhile."""
-    serving = asyncio.create_task(asyncio.to_thread(publisher.work, 60))
+    serving = asyncio.create_task(asyncio.to_thread(publisher.work, 240))
     try:
         yield
     finally:
@@ -279,7 +279,7 @@ async def dead_letters(mqtt_url: str) -> AsyncIterator[Callable[[str], Any]]:
     publisher.subscribe("poi-mesh/dead-letter", hear)
 
     async def letter(topic: str) -> dict[str, Any]:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while True:
                 found = await heard.get()
                 if found["topic"] == topic:

@@ -32,7 +32,7 @@ from mesh.errors import Draining, from_rpc
 from mesh.local import MODULES, USUAL
 from tests.e2e.store import Store
 
-pytestmark = pytest.mark.timeout(120)  # many processes, also on a machine with other work
+pytestmark = pytest.mark.timeout(300)  # many processes, also on a machine with other work
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -119,7 +119,7 @@ def refuse_to_start(name: str, env: dict[str, str], data_dir: Path) -> tuple[int
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
     )
     return done.returncode, done.stderr
 

@@ -8,7 +8,7 @@ from tests.e2e.floor import floor, last
 from tests.e2e.store import Store
 from tests.support import similar, unit
 
-pytestmark = pytest.mark.timeout(120)  # many processes, also on a machine with other work
+pytestmark = pytest.mark.timeout(300)  # many processes, also on a machine with other work
 
 ANNE = unit(911)
 TWIN = similar(ANNE, 0.8, 912)

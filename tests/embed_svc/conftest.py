@@ -89,7 +89,7 @@ def serve(finder: FaceFinder) -> Serve:
         server.on_stop(workers.close)
         servicer = EmbeddingServicer(finder, manifest(), workers, chosen, server.draining)
         server.add(embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server, servicer, SERVICE)
-        async with server, connect(server.address, default_timeout=20) as channel:
+        async with server, connect(server.address, default_timeout=60) as channel:
             yield Served(embedding_pb2_grpc.EmbeddingServiceStub(channel), server)
 
     return run

@@ -136,7 +136,7 @@ def test_the_decoder_has_a_limit_of_its_own() -> None:
         input=png_header(10_000, 8_901),
         env=environment,
         capture_output=True,
-        timeout=30,
+        timeout=120,
     )
     assert (done.returncode, done.stderr) == (0, b"")
 

@@ -22,6 +22,7 @@ from mesh.channels import connect
 from tests.conftest import StartService
 from tests.embed_svc.conftest import BOTH, MAN, WOMAN, Frames, Serve, Stub, gather, jpeg
 from tests.embed_svc.test_images import png_header
+from tests.support import until
 
 STORE = "stores/s1"
 
@@ -181,7 +182,7 @@ class Stuck:
 
     def find(self, image: Pixels, **options: Any) -> Any:
         self.begun.release()
-        assert self.go.wait(20)
+        assert self.go.wait(60)
         return self._finder.find(image, **options)
 
 
@@ -189,7 +190,7 @@ async def test_too_many_at_once_are_told_to_come_back(serve: Serve, finder: Face
     stuck, image = Stuck(finder), jpeg(frames(MAN)[0])
     async with serve(finder=stuck, threads=1, max_waiting=0) as served:
         running = asyncio.ensure_future(gather(served.stub.DetectFaces(detect(image))))
-        assert await asyncio.to_thread(stuck.begun.acquire, True, 20)
+        assert await asyncio.to_thread(stuck.begun.acquire, True, 60)
         error = await refusal(served.stub.DetectFaces(detect(image)))
         stuck.go.set()
         assert isinstance(error, errors.ResourceExhausted)
@@ -239,19 +240,25 @@ async def test_models_are_listed_by_name_in_pages(stub: Stub) -> None:
 
 
 def read(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         return str(answer.read().decode())
 
 
 async def test_it_runs_as_a_program(service: StartService, models_dir: Path, tmp_path: Path, frames: Frames) -> None:
     environment = {"POI_MODELS_DIR": str(models_dir), "POI_EMBED_CACHE_DIR": str(tmp_path / "cache")}
     running = await asyncio.to_thread(service, "embed_svc", environment)
-    async with connect(running.target, default_timeout=20) as channel:
+    async with connect(running.target, default_timeout=60) as channel:
         stub: Stub = embedding_pb2_grpc.EmbeddingServiceStub(channel)
         assert len((await stub.DetectFaces(detect(jpeg(frames(MAN)[0]), single_face=True))).faces) == 1
         assert (await refusal(stub.DetectFaces(detect(b"no image")))).reason == "IMAGE_UNDECODABLE"
-    metrics = await asyncio.to_thread(read, running.metrics_url)
-    assert "poi_embed_faces_total 1.0" in metrics
-    assert 'poi_embed_images_refused_total{reason="IMAGE_UNDECODABLE"} 1.0' in metrics
-    assert "poi_embed_image_seconds_count 2.0" in metrics
+    wanted = {
+        "poi_embed_faces_total 1.0",
+        'poi_embed_images_refused_total{reason="IMAGE_UNDECODABLE"} 1.0',
+        "poi_embed_image_seconds_count 2.0",
+    }
+
+    async def counted() -> bool:
+        return wanted <= set((await asyncio.to_thread(read, running.metrics_url)).splitlines())
+
+    await until(counted, "both images are counted")
     assert list((tmp_path / "cache").iterdir()), "compiled models are kept"

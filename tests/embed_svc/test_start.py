@@ -16,7 +16,7 @@ def start(**environment: str) -> tuple[int, str]:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
     )
     assert done.stdout == ""
     return done.returncode, done.stderr

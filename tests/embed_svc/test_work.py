@@ -22,12 +22,12 @@ class Gate:
 
     def __call__(self) -> int:
         self.begun.release()
-        assert self.open.wait(20)
+        assert self.open.wait(60)
         self.done += 1
         return self.done
 
     async def wait_begun(self) -> None:
-        assert await asyncio.to_thread(self.begun.acquire, True, 20)
+        assert await asyncio.to_thread(self.begun.acquire, True, 60)
 
 
 async def test_more_than_may_wait_is_refused_and_a_patient_caller_waits() -> None:

@@ -101,7 +101,7 @@ async def others() -> AsyncIterator[Neighbours]:
 async def wired(start: StartHistory, others: Neighbours) -> AsyncIterator[Client]:
     """A client of a history whose neighbours answer."""
     names = ("POI_EMBED_TARGET", "POI_MATCH_TARGET", "POI_REGION_TARGET")
-    server = start({**dict.fromkeys(names, others.target), "POI_HISTORY_REGION_TIMEOUT": "5"})
+    server = start({**dict.fromkeys(names, others.target), "POI_HISTORY_REGION_TIMEOUT": "30"})
     async with Client(server.target) as client:
         yield client
 

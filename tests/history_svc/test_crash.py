@@ -187,7 +187,7 @@ def _start_second(data_dir: Path, **env: str) -> subprocess.CompletedProcess[str
         cwd=Path(__file__).resolve().parents[2],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
 

@@ -104,7 +104,7 @@ async def test_a_start_with_a_damaged_file_of_a_segment_serves_the_rest(
     damage(directory / name, chance)
 
     async with running(_settings(home)) as history:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while directory.exists():  # noqa: ASYNC110 - some is found in the background only
                 await asyncio.sleep(0.01)
         await _everything(history)
@@ -173,7 +173,7 @@ async def test_lists_and_searches_forget_a_segment_that_is_put_aside(tmp_path: P
         assert only <= {one.id for one in await history.reads.newest_first(None, None, None, 1000)}
 
         verified = asyncio.create_task(history.verify())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while segment in history.sealed.segments:  # noqa: ASYNC110 - verifying tells nobody
                 await asyncio.sleep(0.01)
         verified.cancel()

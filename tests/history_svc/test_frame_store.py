@@ -5,7 +5,6 @@ S3 is a stand-in, and the server that POI_TEST_S3_URL (s3://bucket/prefix, with 
 
 import asyncio
 import os
-import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
@@ -206,10 +205,9 @@ async def test_an_outage_is_unavailable_within_seconds_and_passes(server: s3.S3)
     store = FrameStore.open(f"s3://{s3.BUCKET}", Path("unused"), Seam())
     one = frame(b"image")
     server.down = True
-    began = time.monotonic()
     with pytest.raises(Unavailable) as raised:
         await store.save(one, b"image")
-    took = time.monotonic() - began
+    tries = len(server.calls)
     for failing in (read(store, one), store.remove([one]), store.drop_before(NOW), store.remove_orphans(_nothing)):
         with pytest.raises(Unavailable):
             await failing
@@ -217,7 +215,7 @@ async def test_an_outage_is_unavailable_within_seconds_and_passes(server: s3.S3)
     await store.save(one, b"image")
 
     assert raised.value.reason == "FRAMES_UNAVAILABLE"
-    assert took < 10
+    assert tries == 4, "a call, and three more within two seconds or so: ten are the library's own way"
     assert await read(store, one) == [b"image"]
 
 

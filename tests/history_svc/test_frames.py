@@ -1,6 +1,5 @@
 """Evidence frames: on disk before they are acknowledged, read back byte by byte, bad ones refused."""
 
-import asyncio
 import json
 import resource
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from mesh.local import Service
 from tests.history_svc import s3
 from tests.history_svc.client import STORE, Client, detection, moment
 from tests.history_svc.conftest import StartHistory
-from tests.support import unit
+from tests.support import unit, until
 
 
 def jpeg(seed: int, size: int = 400) -> bytes:
@@ -169,9 +168,8 @@ async def test_retention_removes_the_files_of_old_frames(start: StartHistory, da
         server.stop()
         server.env["POI_HISTORY_RETENTION_DAYS"] = str(2 / 24)
         server.start()
-        async with asyncio.timeout(20):
-            while len(kept := list((data_dir / "frames").rglob("*"))) != 3:  # noqa: ASYNC110 - files do not call back
-                await asyncio.sleep(0.02)
+        await until(lambda: len(list((data_dir / "frames").rglob("*"))) == 3, "two folders and a frame are left")
+        kept = list((data_dir / "frames").rglob("*"))
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await _read(client, names[0])
 

@@ -76,7 +76,7 @@ async def _seen(history: History) -> Any:
 
 
 async def _failed(before: float) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while metrics.SEAL_FAILURES._value.get() == before:  # noqa: ASYNC110 - sealing tells nobody
             await asyncio.sleep(0.01)
 
@@ -169,7 +169,7 @@ async def test_merging_waits_for_room_and_leaves_what_it_would_merge(
         assert await _seen(history) == before
 
         filler.clear()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while len(history.sealed.segments) == small:  # noqa: ASYNC110 - sealing tells nobody
                 await asyncio.sleep(0.01)
         assert await _seen(history) == before

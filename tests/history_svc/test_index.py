@@ -71,12 +71,16 @@ class HistoryIndexTest:
     """Of a similarity."""
     added = 20_000
     """Faces that are added during searches."""
+    later = 5_000
+    """Those that are added between two looks at the same question."""
 
     def make(self) -> HistoryIndex:
         raise NotImplementedError
 
     # Each implementation runs the same function.
-    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
+    @settings(
+        max_examples=60, deadline=None, suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow]
+    )
     @given(
         sizes=st.lists(st.integers(1, 60), max_size=6),
         seed=st.integers(0, 1000),
@@ -110,7 +114,7 @@ class HistoryIndexTest:
         probes = Probes(unit_rows(random, 3), unit_rows(random, 3))
         scope = Scope(before=index.next_number)
         before = index.search(probes, 0.3, scope)
-        for first in range(100, 5100, 100):
+        for first in range(100, 100 + self.later, 100):
             index.add(make_faces(random, 100, first))
             after = index.search(probes, 0.3, scope)
             # To the last digit: page tokens rely on it.

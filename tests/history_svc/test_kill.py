@@ -40,7 +40,7 @@ def _killed(
     deadly, moment = chance.randint(0, 40), chance.random() * 0.03
     try:
         while len(acknowledged) < deadly:
-            assert receiver.poll(20), "it ends only when it is killed"
+            assert receiver.poll(60), "it ends only when it is killed"
             _note(receiver.recv(), acknowledged, erased)
         time.sleep(moment)
         process.kill()
@@ -140,7 +140,7 @@ async def _finished(settings: Settings) -> int:
     """How many were erased in all, once those are finished that had begun; no segment nor log has any of them."""
     history = History.open(settings)
     work = asyncio.create_task(history.erasing.run())
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while history.erasures.pending:  # noqa: ASYNC110 - it tells who asked for the erasure
             await asyncio.sleep(0.02)
     work.cancel()

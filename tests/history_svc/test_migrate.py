@@ -47,7 +47,7 @@ def migrate(service: Service, qdrant: QdrantServer, frames: Path) -> subprocess.
     """The command, with the settings of the service and those of the new place."""
     new = {"POI_HISTORY_QDRANT_URL": qdrant.url, "POI_HISTORY_FRAMES_URL": f"file://{frames}"}
     command = [sys.executable, "-m", "history_svc", "migrate"]
-    return subprocess.run(command, env={**service.env, **new}, capture_output=True, text=True, timeout=50)
+    return subprocess.run(command, env={**service.env, **new}, capture_output=True, text=True, timeout=120)
 
 
 async def seen(client: Client) -> list[object]:

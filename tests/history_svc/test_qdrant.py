@@ -38,6 +38,7 @@ class TestQdrantIndex(HistoryIndexTest):
     """A store for each index, in a collection that goes with the tests."""
 
     added = 4_000
+    later = 1_500
 
     @pytest.fixture(autouse=True)
     def _server(self) -> Iterator[None]:

@@ -13,6 +13,7 @@ from tests.history_svc.client import Client
 from tests.history_svc.conftest import StartHistory
 from tests.history_svc.test_crash import _batches, _log_files, _metric
 from tests.history_svc.test_sealing import _detections, _settings, append, running, sealed
+from tests.support import until
 
 
 async def test_a_closed_log_file_damaged_before_it_is_sealed_is_kept_in_quarantine(tmp_path: Path) -> None:
@@ -33,9 +34,7 @@ async def test_a_closed_log_file_damaged_before_it_is_sealed_is_kept_in_quaranti
             file.seek(start + 100)
             file.write(bytes([content[start + 100] ^ 4]))
         tasks.append(asyncio.create_task(history.seal()))
-        async with asyncio.timeout(10):
-            while log.exists():  # noqa: ASYNC110 - files do not call
-                await asyncio.sleep(0.01)
+        await until(lambda: not log.exists(), "it is sealed")
         assert len(history.sealed.segments) == 1
         assert history.sealed.segments[0].manifest.rows == 180
         (kept,) = (tmp_path / "data" / "quarantine").iterdir()
@@ -61,9 +60,7 @@ async def test_a_log_file_that_is_gone_before_it_is_sealed_holds_up_nothing(tmp_
     async with running(settings) as history:
         (tmp_path / "data" / "detections-000000000001.log").unlink()
         await append(history, _detections(200, 180))
-        async with asyncio.timeout(10):
-            while not any(one.manifest.rows == 180 for one in history.sealed.segments):  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        await until(lambda: any(one.manifest.rows == 180 for one in history.sealed.segments), "the next is sealed")
 
 
 async def _health(server: Service, name: str) -> int:
@@ -98,7 +95,8 @@ async def test_health_tells_of_quarantine_until_it_is_empty(start: StartHistory,
 
         for one in (data_dir / "quarantine").iterdir():  # what an operator does in the end
             one.unlink()
-        async with asyncio.timeout(10):
-            while await _health(server, storage) != serving:  # noqa: ASYNC110 - asked, as a probe does
-                await asyncio.sleep(0.05)
-        assert _metric(server, "poi_history_quarantined_files") == 0
+
+        async def sound() -> bool:
+            return await _health(server, storage) == serving and _metric(server, "poi_history_quarantined_files") == 0
+
+        await until(sound, "nothing is in quarantine any more")

@@ -3,7 +3,6 @@
 import asyncio
 import time
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -15,21 +14,17 @@ from mesh.local import Service
 from tests.history_svc.client import STORE, Client, detection
 from tests.history_svc.conftest import StartHistory
 from tests.history_svc.test_frames import jpeg, upload
-from tests.support import embedding, unit
+from tests.support import embedding, unit, until
 
-KEPT_SECONDS = 6.0
+KEPT_SECONDS = 300.0
+SOON = 10.0
+"""Seconds until what is to go is too old: it is taken, and seen, before."""
 
 
 def _ago(seconds: float, object_id: str) -> common_pb2.Detection:
     one = detection(unit(1), at=seconds, object_id=object_id)
     one.detect_time.FromNanoseconds(time.time_ns() - round(seconds * 1e9))
     return one
-
-
-async def _until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - a file system does not call back
-            await asyncio.sleep(0.05)
 
 
 def _files(data_dir: Path) -> list[Path]:
@@ -54,14 +49,14 @@ async def test_old_detections_appearances_files_and_frames_go(start: StartHistor
     )
     async with Client(server.target) as client:
         frame = upload(jpeg(1))
-        frame.capture_time.FromNanoseconds(time.time_ns())
-        old = [_ago(0.5 + number / 100, f"old{number}") for number in range(8)]
+        frame.capture_time.CopyFrom(_ago(KEPT_SECONDS - SOON, "").detect_time)
+        old = [_ago(KEPT_SECONDS - SOON + number / 100, f"old{number}") for number in range(8)]
         answer = await client.append(*old, frames=[frame])
         assert len(await client.appearances()) == 8
         old_files = _files(data_dir)
         assert old_files
 
-        await _until(lambda: not any(path.exists() for path in old_files))
+        await until(lambda: not any(path.exists() for path in old_files))
         await client.append(_ago(0, "new"))
         search = history_pb2.SearchAppearancesRequest(parent=STORE, embedding=embedding(unit(1)))
         found = await client.stub.SearchAppearances(search)

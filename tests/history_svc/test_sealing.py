@@ -20,7 +20,7 @@ from history_svc.settings import Settings
 from history_svc.store import History
 from tests.history_svc.client import STORE, detection
 from tests.history_svc.test_frames import jpeg, upload
-from tests.support import similar, unit
+from tests.support import similar, unit, until
 
 PEOPLE = 12
 SEAL = 100
@@ -69,17 +69,24 @@ async def append(history: History, detections: Sequence[common_pb2.Detection], *
 
 
 async def sealed(history: History, least: int) -> None:
-    """Waits until there are so many segments."""
-    async with asyncio.timeout(30):
-        while len(history.sealed.segments) < least:  # noqa: ASYNC110 - sealing tells nobody
-            await asyncio.sleep(0.02)
+    """Waits until there are so many segments, and what they took over is out of memory and of the log."""
+    idle = history._sealing.lock
+    await until(lambda: len(history.sealed.segments) >= least and not idle.locked(), f"{least} segments")
+
+
+async def tidy(history: History) -> None:
+    """Waits until no log file is closed any more: each is a segment, or part of one, and removed."""
+    await until(lambda: not history._ledger.all() and not history._sealing.lock.locked(), "nothing left to seal")
 
 
 async def _merged(history: History) -> None:
-    """Waits until there is a segment of several."""
-    async with asyncio.timeout(30):
-        while not any(one.manifest.first_log < one.manifest.last_log for one in history.sealed.segments):  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+    """Waits until there is a segment of several, and they are gone."""
+
+    def done() -> bool:
+        several = any(one.manifest.first_log < one.manifest.last_log for one in history.sealed.segments)
+        return several and not history._sealing.lock.locked()
+
+    await until(done, "merged")
 
 
 async def state(history: History) -> dict[str, Any]:
@@ -115,7 +122,7 @@ async def test_nothing_changes_by_sealing_nor_by_a_restart(tmp_path: Path) -> No
         await sealed(history, 3)
         assert await state(history) == before
         again = await append(history, _detections(600, 60))
-        assert len(list((tmp_path / "data").glob("detections-*.log"))) <= 2
+        await until(lambda: len(list((tmp_path / "data").glob("detections-*.log"))) <= 2, "sealed log files are gone")
         assert await state(history) == before
     async with running(_settings(tmp_path)) as history:
         assert len(history.sealed.segments) >= 3
@@ -159,9 +166,7 @@ async def test_retention_unlinks_whole_segments(tmp_path: Path) -> None:
     settings = _settings(tmp_path, retention_days=middle, sweep_seconds=0.05)
     async with running(settings) as history:
         sweeper = asyncio.create_task(history.sweep())
-        async with asyncio.timeout(30):
-            while len(list((tmp_path / "data" / "segments").iterdir())) > 3:  # noqa: ASYNC110 - files do not call
-                await asyncio.sleep(0.02)
+        await until(lambda: len(list((tmp_path / "data" / "segments").iterdir())) <= 3, "old segments are gone")
         floor = history.oldest_ns()
         probe = unit(1)[None]
         hits = history.index.search(Probes(probe, probe), 0.3, Scope())
@@ -193,9 +198,7 @@ async def test_a_damaged_segment_is_put_aside_and_the_rest_served(tmp_path: Path
         path.unlink()
 
     async with running(_settings(template)) as history:
-        async with asyncio.timeout(20):
-            while directory.exists():  # noqa: ASYNC110 - vectors are checked in the background
-                await asyncio.sleep(0.02)
+        await until(lambda: not directory.exists(), "it is put aside: vectors are checked in the background")
         await append(history, _detections(600, 12))
         probe = unit(1)[None]
         assert len(history.index.search(Probes(probe, probe), 0.5, Scope()).numbers)
@@ -342,12 +345,11 @@ async def test_a_crash_after_merging_leaves_nothing_twice(tmp_path: Path) -> Non
             await append(history, _detections(begin, 100))
     unmerged = settings.model_copy(update={"seal_seconds": 1e-6})
     async with running(unmerged) as history:
-        await sealed(history, 1)
-        await asyncio.sleep(0.5)
+        await tidy(history)
     shutil.copytree(segments, copies)
     async with running(settings) as history:
         await _merged(history)
-        await asyncio.sleep(0.2)
+        await tidy(history)
         everything = await state(history)
     for path in copies.iterdir():
         if not (segments / path.name).exists():
@@ -365,4 +367,5 @@ async def test_log_files_are_sealed_in_time_when_little_happens(tmp_path: Path) 
     async with running(settings) as history:
         await sealed(history, 1)
         assert await state(history) == before
-        assert not list((tmp_path / "data").glob("detections-*.log"))
+        # A moment after the segment is there.
+        await until(lambda: not list((tmp_path / "data").glob("detections-*.log")), "sealed log files are gone")

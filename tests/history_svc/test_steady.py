@@ -110,8 +110,12 @@ async def test_answers_are_the_same_while_everything_moves(tmp_path: Path) -> No
                 await append(history, _detections(begin, 50))
                 assert await _listed(history) == listed
             history._inbox._settings = moved.model_copy(update={"retention_days": _days(BEGIN // 2)})
-            async with asyncio.timeout(40):
-                while searchers.asked < 10 or history.sealed.segments[0].manifest.oldest_ns < floor:
+            async with asyncio.timeout(150):
+                while (
+                    searchers.asked < 10
+                    or history.sealed.segments[0].manifest.oldest_ns < floor
+                    or not moved_all(history)
+                ):
                     assert await _listed(history) == listed
                     await asyncio.sleep(0.01)
         finally:
@@ -127,6 +131,12 @@ async def test_answers_are_the_same_while_everything_moves(tmp_path: Path) -> No
     async with running(moved, sealing=False) as history:
         assert _answers(history, before) == wanted
         assert await _listed(history) == listed
+
+
+def moved_all(history: History) -> bool:
+    """Whether segments were merged, and log files sealed."""
+    generations = [one.manifest.generation for one in history.sealed.segments]
+    return any(generations) and generations.count(0) >= 2
 
 
 def _days(seconds: float) -> float:

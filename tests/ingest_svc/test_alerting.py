@@ -76,7 +76,7 @@ class Services:
             self.clocks.correct_all(each.camera, [each])
         self.flow.add(found, delivery)
         self._acknowledgements.done(delivery)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await self._done.wait()
 
     def sent(self) -> list[tuple[str, float, list[str]]]:

@@ -131,7 +131,7 @@ async def test_a_server_that_is_not_there_yet_is_waited_for(free_port: int) -> N
     server.add_insecure_port(f"127.0.0.1:{free_port}")
     await server.start()
 
-    assert (await asyncio.wait_for(sending, 20)).batch_id == 1
+    assert (await asyncio.wait_for(sending, 60)).batch_id == 1
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     await channel.close()

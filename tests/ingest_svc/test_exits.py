@@ -1,6 +1,5 @@
 """Which frame an appearance gets when it is over, and how long frames are held for it."""
 
-import asyncio
 import base64
 from collections.abc import AsyncIterator
 
@@ -14,6 +13,7 @@ from ingest_svc.evidence import Evidence, Shot
 from ingest_svc.exits import Exits
 from ingest_svc.rejections import Problem
 from tests.ingest_svc.test_evidence import Clock, FakeHistory
+from tests.support import turns
 
 EXIT = history_pb2.FRAME_KIND_EXIT
 DOOR = "stores/store-1/cameras/door"
@@ -53,7 +53,7 @@ class Scene:
 
     async def stored(self) -> list[tuple[float, list[str]]]:
         """(time of the frame, its appearances) of what has been handed to history, in order."""
-        await asyncio.sleep(0.01)
+        await turns()
         assert all(frame.kind == EXIT for frame in self.history.frames)
         return [
             ((frame.capture_time.ToMilliseconds() - BEGIN_MS) / 1000, sorted(frame.appearances))
@@ -128,7 +128,7 @@ async def test_a_frame_that_shows_the_appearance_already_is_not_sent_again(scene
     await scene.history.arrived.wait()
     scene.at(11)
     scene.exits.sweep()
-    await asyncio.sleep(0.01)
+    await turns()
     assert [frame.kind for frame in scene.history.frames] == [history_pb2.FRAME_KIND_ENTRY]
 
 
@@ -179,6 +179,6 @@ async def test_memory_is_bounded(scene: Scene, monkeypatch: pytest.MonkeyPatch) 
     shots = [Shot(DOOR, BEGIN_MS, bytes(100)) for _ in range(3)]
     scene.evidence.store(shots[0], EXIT, ["a"])
     scene.evidence.store(shots[1], EXIT, ["a"])
-    await asyncio.sleep(0.01)
+    await turns()
     scene.evidence.store(shots[2], EXIT, ["a"])
     assert len(await scene.stored()) == 2, "the second found the first still waiting"

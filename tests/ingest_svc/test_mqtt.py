@@ -2,8 +2,14 @@
 
 import asyncio
 import contextlib
+import socket
+import struct
+import threading
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+
+import uvloop
 
 from clients.replay import Publisher
 from ingest_svc.mqtt import Mqtt, Token
@@ -25,7 +31,7 @@ class Inbox:
         self._changed.set()
 
     async def wait_for(self, number: int) -> list[bytes]:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while len(self.messages) < number:
                 self._changed.clear()
                 await self._changed.wait()
@@ -44,7 +50,7 @@ async def connected(url: str, inbox: Inbox, *, receive_maximum: int = 100) -> As
     )
     running = asyncio.create_task(mqtt.run())
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await mqtt.wait_connected()
         yield mqtt
     finally:
@@ -57,22 +63,22 @@ def publish(url: str, *payloads: bytes) -> None:
     publisher.connect()
     for payload in payloads:
         publisher.publish(TOPIC, payload)
-    publisher.flush(10.0)
+    publisher.flush(60)
     publisher.close()
 
 
 async def test_messages_come_and_what_is_not_acknowledged_comes_again(broker: Broker) -> None:
     first = Inbox()
-    async with connected(broker.url, first) as mqtt:
-        await asyncio.to_thread(publish, broker.url, b"1", b"2", b"3")
+    async with connected(broker.url, first, receive_maximum=3) as mqtt:
+        await asyncio.to_thread(publish, broker.url, b"1", b"2", b"3", b"4")
         assert await first.wait_for(3) == [b"1", b"2", b"3"]
         mqtt.acknowledge(first.messages[0][1])
         assert mqtt.protocol == "MQTT 5"
-        await asyncio.sleep(0.2)
+        await first.wait_for(4)  # so the broker has heard of it
 
     second = Inbox()
     async with connected(broker.url, second):
-        assert await second.wait_for(2) == [b"2", b"3"], "the persistent session has the others"
+        assert await second.wait_for(3) == [b"2", b"3", b"4"], "the persistent session has the others"
 
 
 async def test_messages_sent_while_away_are_kept(broker: Broker) -> None:
@@ -160,3 +166,56 @@ async def test_a_broker_that_is_not_there_is_waited_for(free_port: int) -> None:
     assert not mqtt.publish("topic", b"")
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+class Resetting:
+    """A broker that resets its first connection right after a message, while nobody reads; it accepts another."""
+
+    def __init__(self) -> None:
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.url = f"mqtt://127.0.0.1:{self._server.getsockname()[1]}"
+        self.go, self.gone, self.again = threading.Event(), threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        first, _ = self._server.accept()
+        first.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what waits to be sent is not, after a reset
+        first.recv(1000)
+        first.sendall(b"\x20\x03\x00\x00\x00")  # CONNACK
+        subscribe = first.recv(1000)
+        first.sendall(b"\x90\x04" + subscribe[2:4] + b"\x00\x01")  # SUBACK
+        assert self.go.wait(60)
+        topic = TOPIC.encode()
+        message = struct.pack(">H", len(topic)) + topic + b"\x00" + b"last"
+        first.sendall(b"\x30" + bytes([len(message)]) + message)  # PUBLISH, QoS 0
+        first.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        first.close()
+        self.gone.set()
+        self._server.accept()[0].close()
+        self.again.set()
+
+    def close(self) -> None:
+        self._thread.join()
+        self._server.close()
+
+
+def test_a_connection_that_is_reset_while_something_is_to_be_read_is_given_up_at_once() -> None:
+    """uvloop, which servers run on, calls once and never again: it seemed connected for a minute, and acknowledged
+    into nothing."""
+    broker, inbox = Resetting(), Inbox()
+
+    async def meet() -> float:
+        async with connected(broker.url, inbox):
+            broker.go.set()
+            assert broker.gone.wait(60)  # in the event loop's thread: nothing is read meanwhile
+            threading.Event().wait(0.1)
+            began = time.monotonic()
+            assert await asyncio.to_thread(broker.again.wait, 120)
+            return time.monotonic() - began
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        took = runner.run(meet())
+    broker.close()
+    assert [payload for payload, _ in inbox.messages] == [b"last"]
+    assert took < 25, "the keepalive takes twice as long"

@@ -97,10 +97,10 @@ async def play(running: Any, sent: list[Message]) -> None:
             publisher.connect()
             for topic, payload in sent:
                 publisher.publish(topic, json.dumps(payload).encode())
-            publisher.flush(20)
+            publisher.flush(60)
             publisher.close()
 
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             now = await status()
             while not now.connected:
                 await asyncio.sleep(0.05)

@@ -15,18 +15,18 @@ TINY = "tests.local.tiny_svc"
 
 def ask(service: Service) -> str:
     host, _, port = service.target.rpartition(":")
-    with socket.create_connection((host, int(port)), timeout=5) as connection:
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
         return connection.recv(100).decode()
 
 
 def gone(pid: int) -> bool:
-    """Whether a process ends within 5 s, even if nobody has collected its status yet."""
+    """Whether a process ends within a minute, even if nobody has collected its status yet."""
     try:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:
         return True
     try:
-        return bool(select.select([handle], [], [], 5)[0])
+        return bool(select.select([handle], [], [], 60)[0])
     finally:
         os.close(handle)
 
@@ -72,7 +72,7 @@ def test_failure_says_which_program_and_its_last_words(tmp_path: Path) -> None:
 
 
 def test_gives_up_on_a_program_that_never_serves(tmp_path: Path) -> None:
-    silent = Service("this", tmp_path, start_timeout=0.5)  # prints a poem and ends with status 0
+    silent = Service("this", tmp_path)  # prints a poem and ends with status 0
     with pytest.raises(LaunchError, match="this ended with status 0"):
         silent.start()
     deaf = Service("asyncio", tmp_path, start_timeout=0.5)

@@ -64,7 +64,7 @@ class Listener:
         self.client.connect("127.0.0.1", port, clean_start=False if modern else 3, properties=properties)
         self.client.subscribe("news", qos=1)
         self.client.loop_start()
-        self._subscribed.get(timeout=5)
+        self._subscribed.get(timeout=60)
 
     def close(self) -> None:
         self.client.disconnect()
@@ -75,7 +75,7 @@ def publish(port: int, payload: bytes, protocol: MQTTProtocolVersion) -> None:
     client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=protocol)
     client.connect("127.0.0.1", port)
     client.loop_start()
-    client.publish("news", payload, qos=1).wait_for_publish(timeout=5)
+    client.publish("news", payload, qos=1).wait_for_publish(timeout=60)
     client.disconnect()
     client.loop_stop()
 
@@ -91,7 +91,7 @@ def test_broker_keeps_sessions_and_queued_messages_when_killed(tmp_path: Path) -
         broker.start()
 
         again = Listener(broker.port, MQTTProtocolVersion.MQTTv5)
-        assert again.got.get(timeout=5) == b"while nobody looked"
+        assert again.got.get(timeout=60) == b"while nobody looked"
         again.close()
 
 
@@ -100,7 +100,7 @@ def test_amqtt_serves_where_mosquitto_is_not_installed(tmp_path: Path) -> None:
         assert not broker.durable
         listener = Listener(broker.port, MQTTProtocolVersion.MQTTv311)
         publish(broker.port, b"hello", MQTTProtocolVersion.MQTTv311)
-        assert listener.got.get(timeout=5) == b"hello"
+        assert listener.got.get(timeout=60) == b"hello"
         listener.close()
 
 

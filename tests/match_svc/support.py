@@ -18,7 +18,7 @@ from match_svc.__main__ import assemble
 from match_svc.settings import MatchServerSettings
 from mesh.channels import connect
 from mesh.server import Server
-from tests.support import embedding, valid_poi
+from tests.support import PATIENCE, embedding, valid_poi
 from tests.support.vectors import Vector
 
 Alignment: TypeAlias = "common_pb2.Alignment.ValueType"
@@ -112,7 +112,18 @@ async def replica(redis_url: str, **settings: Any) -> AsyncIterator[Replica]:
 async def unloaded_replica(redis_url: str, **settings: Any) -> AsyncIterator[Replica]:
     """A running replica that may still be loading."""
     chosen = MatchServerSettings(
-        **{"redis_url": redis_url, "listen": "127.0.0.1:0", "metrics_listen": "", "drain_seconds": 0.0, **settings}
+        **{
+            "redis_url": redis_url,
+            "listen": "127.0.0.1:0",
+            "metrics_listen": "",
+            "drain_seconds": 0.0,
+            # All replicas of a test are there: one that is slow is waited for, like the changes themselves.
+            "confirm_seconds": 60.0,
+            "write_wait_seconds": 60.0,
+            "replica_seconds": 60.0,
+            "embed_timeout": 60.0,
+            **settings,
+        }
     )
     async with assemble(chosen) as server:
         channel = connect(server.address)
@@ -133,7 +144,7 @@ def stubs(server: Any, channel: grpc.aio.Channel) -> Replica:
     )
 
 
-async def becomes(expected: object, ask: Callable[[], Awaitable[object]], within: float = 1.0) -> None:
+async def becomes(expected: object, ask: Callable[[], Awaitable[object]], within: float = PATIENCE) -> None:
     """Return when `ask` gives what is expected; fail when it does not in so many seconds."""
     answer: object = None
     try:

@@ -18,6 +18,7 @@ from tests.support import detection, similar, unit
 
 WOMAN, MAN, STRANGER = unit(1), unit(2), unit(3)
 HITS, MISSES = "poi_match_decision_hits_total", "poi_match_decision_misses_total"
+FAILURES = "poi_match_decision_errors_total"
 SEARCHES = "poi_match_search_seconds_count"
 
 
@@ -96,7 +97,7 @@ async def test_a_newly_enrolled_person_is_not_hidden_by_a_decision(replica: Repl
 
 
 async def test_a_better_match_is_found_when_the_decision_ends(redis_url: str) -> None:
-    async with replica(redis_url, decision_seconds=1) as one:
+    async with replica(redis_url, decision_seconds=4) as one:
         await one.enrol("woman", WOMAN)
         twin = similar(WOMAN, 0.4, 5)
         await one.enrol("twin", twin)
@@ -104,7 +105,7 @@ async def test_a_better_match_is_found_when_the_decision_ends(redis_url: str) ->
         both = normalise(WOMAN + 1.2 * twin)
         assert [poi for poi, _ in (await one.seen(detection(both, at=1)))[0]] == ["woman"]
 
-        await asyncio.sleep(1.1)
+        await asyncio.sleep(4.1)
 
         assert [poi for poi, _ in (await one.seen(detection(both, at=2)))[0]] == ["woman", "twin"]
 
@@ -133,11 +134,12 @@ async def test_a_redis_that_hangs_costs_a_moment_and_no_match(
         await one.enrol("woman", WOMAN)
         os.killpg(server.pid, signal.SIGSTOP)
         try:
-            begun = time.monotonic()
+            begun, failures = time.monotonic(), counter(FAILURES)
             for at in range(50):
                 batch = [detection(WOMAN, at=at, object_id=f"{at}"), detection(STRANGER, at=at, object_id=f"x{at}")]
                 assert await one.seen(*batch) == [[("woman", 1.0)], []]
-            assert time.monotonic() - begun < 4
+            # After each failure it is left alone for a second, by who reads and by who writes.
+            assert counter(FAILURES) - failures <= 2 * (time.monotonic() - begun + 1)
         finally:
             os.killpg(server.pid, signal.SIGCONT)
 

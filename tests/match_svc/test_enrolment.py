@@ -85,7 +85,7 @@ async def test_photos_wait_for_nobody_when_the_embedding_service_is_away(redis_u
     async with replica(redis_url, embed_target="127.0.0.1:1", embed_timeout=0.2) as one:
         code, reason, _ = await refused(one.pois.CreatePoi(create(blank())))
         assert (code, reason) == ("UNAVAILABLE", "EMBEDDING_UNAVAILABLE")
-        assert await one.serving()
+        await becomes(True, one.serving)
         await becomes(0, lambda: _enrolled(one))
 
 

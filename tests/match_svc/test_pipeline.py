@@ -80,7 +80,7 @@ async def test_an_error_of_the_work_ends_it_and_closes_the_source() -> None:
 
 
 async def test_leaving_early_ends_the_work_and_closes_the_source() -> None:
-    closed, cancelled = asyncio.Event(), asyncio.Event()
+    closed, begun, cancelled = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def waiting() -> AsyncGenerator[int, None]:
         try:
@@ -92,6 +92,7 @@ async def test_leaving_early_ends_the_work_and_closes_the_source() -> None:
 
     async def work(number: int) -> int:
         if number == 1:
+            begun.set()
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
@@ -101,7 +102,7 @@ async def test_leaving_early_ends_the_work_and_closes_the_source() -> None:
 
     answers = in_order(waiting(), work)
     assert await anext(answers) == 0
-    await asyncio.sleep(0.01)
+    await begun.wait()
     await answers.aclose()
 
     assert closed.is_set()

@@ -75,7 +75,7 @@ async def test_the_new_embeddings_take_the_place_of_the_old_ones_at_every_replic
         )
         for at in (one, other):
             for who in PEOPLE:
-                await becomes([f"p{who}"], lambda at=at, who=who: at.who(unit(500 + who)), 3)  # type: ignore[misc]
+                await becomes([f"p{who}"], lambda at=at, who=who: at.who(unit(500 + who)))  # type: ignore[misc]
                 assert await at.who(unit(100 + who)) == []
         after = await one.pois.GetPoi(poi_pb2.GetPoiRequest(name=before.name))
         assert after.etag != before.etag
@@ -109,7 +109,7 @@ async def test_whoever_would_vanish_is_named_and_nothing_is_switched(
 
         done, output = await run(redis_url, eyes, drop=True)
         assert (done, "1 kept as they are" in output) == (True, True)
-        await becomes(["p1"], lambda: one.who(unit(501)), 3)
+        await becomes(["p1"], lambda: one.who(unit(501)))
         assert await one.who(unit(40)) == ["plain"]
         assert await one.pois.GetPoi(poi_pb2.GetPoiRequest(name=old.name))
         assert not await client.exists(reembed_key("store-1"))
@@ -136,7 +136,7 @@ async def test_after_a_kill_it_goes_on_where_it_was(redis_url: str, one: Replica
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "match_svc", "reembed", env=env)
     async with redis.asyncio.Redis.from_url(redis_url) as client:
         try:
-            await becomes(5, lambda: client.hlen(reembed_key("store-1")), 30)
+            await becomes(5, lambda: client.hlen(reembed_key("store-1")))
         finally:
             process.send_signal(signal.SIGKILL)
             await process.wait()
@@ -147,7 +147,7 @@ async def test_after_a_kill_it_goes_on_where_it_was(redis_url: str, one: Replica
         assert (await run(redis_url, eyes))[0]
 
     assert eyes.calls == 12, "nobody was looked at twice"
-    await becomes(["p1"], lambda: one.who(unit(501)), 3)
+    await becomes(["p1"], lambda: one.who(unit(501)))
 
 
 async def test_whoever_changes_meanwhile_is_looked_at_again_and_who_goes_leaves_nothing(
@@ -156,7 +156,7 @@ async def test_whoever_changes_meanwhile_is_looked_at_again_and_who_goes_leaves_
     change_the_model(eyes)
     async with redis.asyncio.Redis.from_url(redis_url) as client, connect(eyes.target) as channel:
         stub = embedding_pb2_grpc.EmbeddingServiceStub(channel)
-        work = Reembedding(client, stub, "store-1", FACE_MODEL, timeout=5, log_length=1000, say=print)
+        work = Reembedding(client, stub, "store-1", FACE_MODEL, timeout=60, log_length=1000, say=print)
         await work.prepare()
         assert await client.hlen(reembed_key("store-1")) == 12
 
@@ -167,6 +167,6 @@ async def test_whoever_changes_meanwhile_is_looked_at_again_and_who_goes_leaves_
         await work.prepare()
         assert await work.switch()
 
-    await becomes(["p1"], lambda: one.who(unit(501)), 3)
+    await becomes(["p1"], lambda: one.who(unit(501)))
     assert (await one.pois.GetPoi(poi_pb2.GetPoiRequest(name=f"{STORE}/pois/p1"))).notes == "new"
     assert await one.who(unit(502)) == []

@@ -115,7 +115,7 @@ async def start(environment: dict[str, str], tmp_path: Path) -> AsyncIterator[St
                 stderr=stderr,
             )
         started.append(popen)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             while not ready.exists():
                 assert popen.poll() is None, log.read_text()
                 await asyncio.sleep(0.02)

@@ -45,6 +45,8 @@ class Echo:
             await _failing_neighbour(context)
         if request.text == "slow":
             await asyncio.sleep(1.0)
+        if request.text == "slower":
+            await asyncio.sleep(4.0)
         if request.text == "forever":
             await asyncio.Event().wait()
         return self._pb.SayReply(text=request.text, count=self.calls)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -112,12 +113,21 @@ def test_normalise() -> None:
             normalise(wrong)
 
 
-def test_a_row_of_a_batch_costs_microseconds() -> None:
+def test_a_batch_costs_a_fraction_of_its_rows_one_by_one() -> None:
     batch = [wire(vector) for vector in faces(64)]
-    best = float("inf")
-    for _ in range(20):
-        started = time.perf_counter()
-        for _ in range(20):
-            decode_batch(batch, model=FACE_MODEL, dimension=256)
-        best = min(best, (time.perf_counter() - started) / 20 / 64)
-    assert best < 10e-6, "measured 0.6-0.9 us; numpy per row would be 5 us and more"
+
+    def one_by_one() -> None:
+        for one in batch:
+            decode(one)
+
+    def best(work: Callable[[], object]) -> float:
+        """Of many: the one that nobody disturbed."""
+        seconds = []
+        for _ in range(200):
+            started = time.perf_counter()
+            work()
+            seconds.append(time.perf_counter() - started)
+        return min(seconds)
+
+    together = best(lambda: decode_batch(batch, model=FACE_MODEL, dimension=256))
+    assert together < best(one_by_one) / 3, "measured 0.6-0.9 us a row; numpy for each row takes 5 us and more"

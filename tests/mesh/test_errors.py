@@ -107,3 +107,13 @@ def test_everything_that_is_not_met_is_listed() -> None:
 
     assert isinstance(told, errors.FailedPrecondition)
     assert (told.reason, told.violations) == ("LOW_QUALITY", violations)
+
+
+def test_a_garbled_status_of_another_server_is_still_a_status() -> None:
+    status = errors.to_status(errors.Unavailable("away", retry_after=2.0))
+    status.details.add(type_url="type.googleapis.com/google.rpc.ErrorInfo", value=b"\xff\xff")
+
+    read = errors.from_status(status)
+
+    assert isinstance(read, errors.Unavailable)
+    assert (read.reason, read.retry_after) == ("UNAVAILABLE", 2.0)

@@ -178,7 +178,7 @@ def test_a_server_refuses_to_start_with_one_line(environment: dict[str, str]) ->
         env=environment | {"POI_EMBED_LISTEN": "x"},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     assert (ended.returncode, ended.stdout) == (2, "")

@@ -9,6 +9,7 @@ import pytest
 
 from mesh.errors import Draining
 from mesh.streams import until_drained
+from tests.support import turns
 
 
 class Source:
@@ -44,8 +45,7 @@ async def test_a_wait_is_broken_off() -> None:
     source, seen, draining = Source(), list[int](), asyncio.Event()
     task = asyncio.create_task(collect(aiter(source), seen, draining))
     source.items.put_nowait(1)
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    await turns()
     draining.set()
     with pytest.raises(Draining):
         await task
@@ -80,7 +80,7 @@ async def test_a_drain_before_the_start() -> None:
 async def test_a_cancel_from_outside_stays_a_cancel() -> None:
     draining = asyncio.Event()
     task = asyncio.create_task(collect(aiter(Source()), [], draining))
-    await asyncio.sleep(0.01)
+    await turns()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -89,7 +89,7 @@ async def test_a_cancel_from_outside_stays_a_cancel() -> None:
 async def test_a_cancel_and_a_drain_together_is_a_cancel() -> None:
     draining = asyncio.Event()
     task = asyncio.create_task(collect(aiter(Source()), [], draining))
-    await asyncio.sleep(0.01)
+    await turns()
     draining.set()
     await asyncio.sleep(0)  # the watcher is done, its callback comes next
     task.cancel()

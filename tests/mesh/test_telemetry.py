@@ -66,7 +66,7 @@ async def test_the_metrics_port() -> None:
     server = telemetry.MetricsServer("127.0.0.1:0", registry)
 
     def get() -> str:
-        with urllib.request.urlopen(f"http://{server.address}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://{server.address}/metrics", timeout=60) as answer:
             return str(answer.read(), "utf-8")
 
     assert "poi_things_total 3.0" in await asyncio.to_thread(get)

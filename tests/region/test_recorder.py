@@ -171,12 +171,12 @@ async def test_ids_of_any_characters_survive(redis: Redis, object_id: str) -> No
 
 
 async def test_a_scene_that_falls_silent_is_closed_once_and_only_then(redis: Redis) -> None:
-    quick = Rules(gap=100, silence=300)
+    quick = Rules(gap=100, silence=2000)
     first, second = recorder(redis, quick), recorder(redis, quick)
     await first.record("s1", "hall", [at(1, seen("ann", "door")), at(1.05, seen("ann", "door"))])
     await first.close_silent()
     assert [name for name, _ in await events(redis)] == ["entered"]
-    await asyncio.sleep(0.35)
+    await asyncio.sleep(2.05)
     await asyncio.gather(first.close_silent(), second.close_silent())
     await second.close_silent()
     assert [name for name, _ in await events(redis)] == ["entered", "exited"]
@@ -190,11 +190,11 @@ async def test_a_scene_that_falls_silent_is_closed_once_and_only_then(redis: Red
 
 
 async def test_visits_are_kept_for_their_time_after_they_closed(redis: Redis) -> None:
-    recording = recorder(redis, retention=200)
+    recording = recorder(redis, retention=2000)
     await recording.record("s1", "hall", [at(1, seen("ann", "door", "hall")), at(2, seen("ann", "hall"))])
     await recording.forget()
     assert len(await visits(redis)) == 2
-    await asyncio.sleep(0.25)
+    await asyncio.sleep(2.05)
     await recording.forget()
     assert [visit.zone for visit in await visits(redis)] == ["hall"]  # goes on
     assert await events(redis) == []
@@ -224,7 +224,7 @@ async def test_housekeeping_survives_an_outage(redis: Redis, monkeypatch: pytest
 
     monkeypatch.setattr(SceneStore, "stores", fail_first)
     house = asyncio.create_task(recording.keep_house())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while (await visits(redis))[0].exit is None:
             pass  # each look is a round trip
     house.cancel()

@@ -19,6 +19,7 @@ from mesh.vault import Unopenable
 from tests.match_svc.support import STORE as PARENT
 from tests.match_svc.support import Replica, replica, unloaded_replica
 from tests.support import unit
+from tests.support.waiting import until
 from tests.vault.conftest import Keys
 from tests.vault.redis_bytes import everything
 
@@ -52,7 +53,22 @@ async def test_persons_are_sealed_and_matched_as_before(redis_url: str, vault_se
         assert await running.who(unit(1)) == ["p1"]
 
 
-async def test_who_was_enrolled_before_is_matched_and_sealed_with_the_next_change(
+async def test_who_was_enrolled_before_is_matched_and_sealed_beside_the_work(
+    redis_url: str, vault_settings: dict[str, Any]
+) -> None:
+    async with replica(redis_url) as running:
+        await enrol(running)
+    assert NAME.encode() in everything(redis_url)
+
+    async with replica(redis_url, **vault_settings) as running:
+        assert await running.who(unit(1)) == ["p1"]
+        await until(lambda: NAME.encode() not in everything(redis_url))
+        assert await running.who(unit(1)) == ["p1"]
+        assert (await running.pois.GetPoi(poi_pb2.GetPoiRequest(name=f"{PARENT}/pois/p1"))).display_name == NAME
+    assert unit(2).astype("<f4").tobytes()[:16] not in everything(redis_url)
+
+
+async def test_what_is_changed_before_its_turn_comes_is_sealed_with_the_change(
     redis_url: str, vault_settings: dict[str, Any]
 ) -> None:
     async with replica(redis_url) as running:

@@ -1,0 +1,31 @@
+"""What a server grants its clients: metadata, connections and pings as channel options, and how many calls may be open.
+
+Whoever asks for more is refused, and nobody else is: memory stays bounded. (Messages: `max_message_bytes`, which gRPC
+holds against what a message has unpacked to as well.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+METADATA_BYTES: Final = 16 << 10
+"""Of a request's metadata, tokens and traces included; a request with more is RESOURCE_EXHAUSTED. Between gRPC's two
+limits (8 and 16 KiB), requests are refused at random."""
+STREAMS_PER_CONNECTION: Final = 1024
+"""Calls of one connection that are open; with more HTTP/2 makes its client wait."""
+OPEN_CALLS: Final = 4096
+"""Streams that are open in one server, of whatever connection, and as many other calls (mesh.interceptors.open_calls).
+A stream on which nothing happens takes 32 KB: 130 MB in all."""
+
+OPTIONS: Final[Sequence[tuple[str, int]]] = (
+    ("grpc.max_metadata_size", METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", METADATA_BYTES),
+    ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION),
+    # Who connects and says nothing, or has had nothing to ask for so long, makes room; clients come back by themselves.
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_connection_idle_ms", 300_000),
+    # Clients ping every 20 s (mesh.channels); whoever goes on to ping faster than this is sent away.
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_ping_strikes", 3),
+)

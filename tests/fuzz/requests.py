@@ -1,0 +1,132 @@
+"""Every request of a service, mutated: the answer is a result, or an error that the contract knows."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any
+
+import grpc
+import uvloop
+from google.protobuf.message import DecodeError, Message
+from google.rpc import code_pb2, status_pb2
+
+from tests.fuzz.inprocess import InProcess, Method
+from tests.fuzz.message_mutator import MessageMutator, pack, unpack
+from tests.fuzz.target import Finding, Target
+
+_OURS = frozenset({code_pb2.INTERNAL, code_pb2.UNKNOWN, code_pb2.UNIMPLEMENTED})
+"""What no item of an answer may be refused with."""
+
+
+Seeds = Mapping[str, Iterable[Message]]
+"""By the method's name: requests one by one or, to a method that takes a stream, also all on one."""
+
+
+class Requests:
+    """Sends requests of seeds and mutations to a service in this process."""
+
+    def __init__(
+        self,
+        module: str,
+        env: Callable[[], Awaitable[Mapping[str, str]]],
+        *,
+        seeds: Seeds,
+        texts: Iterable[str],
+        contents: Iterable[bytes] = (),
+    ) -> None:
+        """`texts` and `contents`: strings and bytes that are worth a try."""
+        self._service = InProcess(module, env, uvloop.new_event_loop())
+        self._methods = self._service.methods
+        self._mutator = MessageMutator(texts, contents)
+        known = {method.path.rpartition("/")[2]: place for place, method in enumerate(self._methods)}
+        if unknown := seeds.keys() - known.keys():
+            raise ValueError(f"no such method: {unknown}; there are {sorted(known)}")
+        self._seeds = [pack(place, []) for place in range(len(self._methods))]
+        for name, messages in seeds.items():
+            all_of_them = [message.SerializeToString() for message in messages]
+            if self._methods[known[name]].takes_stream:
+                self._seeds.append(pack(known[name], all_of_them))
+            self._seeds += [pack(known[name], [one]) for one in all_of_them]
+
+    def target(self) -> Target:
+        """For the worker."""
+        for seed in self._seeds:  # in their order, so that what later ones are about is there
+            self._test(seed)
+        return Target(self._test, self._seeds, self._mutate, remembers=True)
+
+    def _test(self, data: bytes) -> None:
+        method, messages = self._read(data)
+        answer = self._service.call(method, messages)
+        for response in answer.responses:
+            response.SerializeToString()
+            check(response)
+            self._mutator.hear(response)
+        if answer.code is grpc.StatusCode.OK and not method.gives_stream and len(answer.responses) != 1:
+            raise Finding(f"{method.path} has no answer")
+
+    def _read(self, data: bytes) -> tuple[Method, list[Message]]:
+        number, parts = unpack(data)
+        method = self._methods[number % len(self._methods)]
+        messages = []
+        for part in parts if method.takes_stream else parts[:1]:
+            try:
+                messages.append(method.request.FromString(part))
+            except DecodeError:
+                continue  # gRPC's, not ours, to answer
+        return method, messages or [method.request()]
+
+    def _mutate(self, data: bytes, largest: int, seed: int) -> bytes:
+        rng = random.Random(seed)
+        if rng.random() < 0.1:
+            data = rng.choice(self._seeds)
+        method, messages = self._read(data)
+        for _ in range(rng.choice((1, 1, 2, 3, 8))):
+            self._mutator.mutate(rng.choice(messages), rng)
+        if method.takes_stream and rng.random() < 0.2:
+            messages.append(messages[rng.randrange(len(messages))])
+        mutated = pack(self._methods.index(method), [message.SerializeToString() for message in messages])
+        return mutated if len(mutated) <= largest else data
+
+
+def check(message: Message) -> None:
+    """Raises Finding for an answer with a number that is none, or with an item refused for a fault of ours."""
+    if isinstance(message, status_pb2.Status) and message.code in _OURS:
+        raise Finding(f"an item is refused with {message}")
+    for descriptor, value in message.ListFields():
+        if descriptor.message_type is not None and descriptor.message_type.GetOptions().map_entry:
+            continue
+        for one in value if descriptor.is_repeated else (value,):
+            if isinstance(one, Message):
+                check(one)
+            elif isinstance(one, float) and not math.isfinite(one):
+                raise Finding(f"{descriptor.full_name} is {one}")
+
+
+async def nobody() -> str:
+    """The address of a server that knows nothing: every method of every service answers NOT_FOUND."""
+    server = grpc.aio.server(handlers=[_Nobody()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    _running.append(server)
+    return f"127.0.0.1:{port}"
+
+
+class _Nobody(grpc.GenericRpcHandler):
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        async def refuse(_: object, context: Any) -> None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "nobody knows")
+
+        return grpc.stream_stream_rpc_method_handler(refuse)  # the same on the wire for each kind
+
+
+_running: list[Any] = []
+"""Servers live as long as somebody holds them."""
+
+
+async def nothing(**env: str) -> Mapping[str, str]:
+    """An environment of a service that needs no neighbour of its own: all of them know nothing."""
+    target = await nobody()
+    neighbours = {f"POI_{name}_TARGET": target for name in ("EMBED", "MATCH", "HISTORY", "REGION", "ALERT")}
+    return {"POI_LOG_LEVEL": "error", "POI_LOG_FORMAT": "json", "POI_METRICS_LISTEN": "", **neighbours, **env}

@@ -1,0 +1,72 @@
+"""What fuzzing found in what cameras and scene controllers may send: each once broke more than its own message."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import orjson
+import pytest
+from poi.v1 import region_pb2
+
+from ingest_svc.cameras import CameraMessage, CameraParser
+from ingest_svc.rejections import Refused
+from ingest_svc.scenes import SceneParser
+from mesh.errors import InvalidArgument
+from tests.ingest_svc.test_batch_stream import Recorder, stream_to
+from tests.support.detections import FACE_MODEL
+
+
+def parse(content: object) -> CameraMessage:
+    parser = CameraParser("s1", model=FACE_MODEL, aligned_cameras=frozenset(), max_objects=500)
+    return parser.parse("c1", content if isinstance(content, bytes) else orjson.dumps(content))
+
+
+@pytest.mark.parametrize(
+    "time", ["9999-12-31T23:59:59.9999999Z", "9999-12-31T23:59:59-01:00", "0001-01-01T00:00+01:00"]
+)
+def test_a_time_in_the_year_0_or_10000_is_no_time(time: str) -> None:
+    with pytest.raises(Refused) as refused:
+        SceneParser("s1", max_objects=500).parse("scene", orjson.dumps({"timestamp": time, "objects": []}))
+
+    assert (refused.value.problem.reason, refused.value.problem.field) == ("BAD_TIMESTAMP", "timestamp")
+
+
+def test_a_category_a_thousand_lists_deep_is_no_category() -> None:
+    deep = b"[" * 1000 + b"]" * 1000
+
+    parsed = parse(b'{"timestamp": 1, "objects": [{"category": %s}, {"id": 1, "category": "person"}]}' % deep)
+
+    assert [one.object_id for one in parsed.detections] == ["1"]
+
+
+def test_hundreds_of_objects_with_one_id_have_ids_that_history_takes() -> None:
+    parsed = parse({"timestamp": 1, "objects": {"person": [{"id": "x" * 128}] * 500}})
+
+    assert len({one.detection_id for one in parsed.detections}) == 500
+    assert max(len(one.object_id) for one in parsed.detections) <= 160
+
+
+def test_the_faces_of_one_person_are_counted_as_objects() -> None:
+    people: Any = [{"id": 1, "sub_objects": {"face": [{}] * 501}}]
+
+    with pytest.raises(Refused) as refused:
+        parse({"timestamp": 1, "objects": {"person": people}})
+
+    assert refused.value.problem.reason == "TOO_MANY_OBJECTS"
+
+
+async def test_a_batch_that_no_message_can_hold_does_not_hold_up_the_others() -> None:
+    object_with_many_cameras = region_pb2.SceneObject(object_id="1", cameras=["stores/s1/cameras/c"] * 500_000)
+    recorder = Recorder()
+    async with stream_to(recorder) as (stream, _):
+        huge = region_pb2.RecordSceneUpdatesRequest(
+            updates=[region_pb2.SceneUpdate(objects=[object_with_many_cameras])]
+        )
+
+        with pytest.raises(InvalidArgument) as refused:
+            await asyncio.wait_for(stream.send(huge), 10)
+        answer = await asyncio.wait_for(stream.send(region_pb2.RecordSceneUpdatesRequest()), 10)
+
+    assert refused.value.reason == "TOO_LARGE"
+    assert recorder.seen == [answer.batch_id]
