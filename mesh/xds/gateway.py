@@ -50,6 +50,56 @@ _ACCESS_LOG: Mapping[str, str] = {
 }
 
 
+_NO_TOKEN = accesslog.AccessLogFilter(
+    and_filter=accesslog.AndFilter(
+        filters=[
+            accesslog.AccessLogFilter(
+                status_code_filter=accesslog.StatusCodeFilter(
+                    comparison=accesslog.ComparisonFilter(
+                        op=accesslog.ComparisonFilterOp.EQ,
+                        value=core.RuntimeUInt32(default_value=401, runtime_key="gateway.no_token"),
+                    )
+                )
+            ),
+            # Of a gRPC call this text becomes the status message.
+            accesslog.AccessLogFilter(
+                header_filter=accesslog.HeaderFilter(
+                    header=route.HeaderMatcher(
+                        name="content-type",
+                        string_match=matcher.StringMatcher(prefix="application/grpc"),
+                        invert_match=True,
+                        treat_missing_header_as_empty=True,
+                    )
+                )
+            ),
+        ]
+    )
+)
+_ANSWERS = hcm.LocalReplyConfig(
+    mappers=[
+        hcm.ResponseMapper(
+            filter=_NO_TOKEN,
+            body_format_override=core.SubstitutionFormatString(
+                json_format=Struct.from_dict(
+                    {
+                        "code": 16,
+                        "message": "%LOCAL_REPLY_BODY%",
+                        "details": [
+                            {
+                                "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+                                "reason": "TOKEN_INVALID",
+                                "domain": "poi-mesh",
+                            }
+                        ],
+                    }
+                )
+            ),
+        )
+    ]
+)
+"""An error of a REST call is a google.rpc.Status in JSON, the gateway's own about tokens too."""
+
+
 @dataclass(frozen=True, slots=True)
 class Edge:
     """How the gateway meets its clients. `XdsSettings.gateway_*` says what each means."""
@@ -122,6 +172,7 @@ def _listener(services: list[Service], edge: Edge) -> listener.Listener:
             initial_connection_window_size=4 << 20,
             connection_keepalive=core.KeepaliveSettings(interval=seconds(30), timeout=seconds(10)),
         ),
+        local_reply_config=_ANSWERS,
         access_log=[
             accesslog.AccessLog(
                 name="stdout",

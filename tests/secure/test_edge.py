@@ -94,6 +94,8 @@ async def test_the_same_answer_in_every_language(
             alert_pb2.ListAlertsRequest(parent="stores/store-1"), metadata=tuple(headers.items()), timeout=10
         )
         assert await code(call) == expected
+        if expected == UNAUTHENTICATED:
+            assert await call.details() == "Jwt is missing", "a text, and no JSON as for REST"
 
 
 async def code(call: Any) -> int:
