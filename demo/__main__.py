@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import tempfile
 from collections import Counter
@@ -51,6 +52,8 @@ def main(
         except grpc.aio.AioRpcError as error:
             console.print(f"demo: {error.code().name}: {error.details()}", style="red", markup=False)
             raise typer.Exit(1) from None
+        except asyncio.CancelledError:
+            raise typer.Exit(128 + signal.SIGTERM) from None
         except KeyboardInterrupt:
             raise typer.Exit(0 if not once else 130) from None
     raise typer.Exit(0 if done else 1)
@@ -61,6 +64,10 @@ def _run(work: Coroutine[Any, Any, bool]) -> bool:
 
 
 async def _demo(console: Console, store: str, directory: Path, once: bool, secured: bool) -> bool:
+    task = asyncio.current_task()
+    assert task is not None
+    # As Ctrl-C: what was stored, and keys and tokens, goes with the demo.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     console.rule("poi-mesh: from a camera's message to an alert")
     scene, shortfall = await asyncio.to_thread(material.find, store)
     if shortfall:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,23 @@ def test_the_demo_with_everything_on(tmp_path: Path) -> None:
     assert "all is well" in output
     assert re.search(r"Audit: \d+ records, .*the chain is sound", output), output
     assert not list(tmp_path.iterdir()), "keys, tokens and all that was stored are gone with it"
+
+
+@pytest.mark.timeout(200)
+def test_nothing_secret_is_left_of_a_demo_that_is_told_to_end(tmp_path: Path) -> None:
+    env = {**os.environ, "PYTHONUNBUFFERED": "1", "COLUMNS": "200", "TMPDIR": str(tmp_path), "POI_SHARED": "/nowhere"}
+    command = [sys.executable, "-m", "demo", "--secure"]
+    with subprocess.Popen(command, cwd=_ROOT, env=env, stdout=subprocess.PIPE, text=True) as demo:
+        assert demo.stdout is not None
+        for line in demo.stdout:
+            if _GATEWAY.search(line):
+                break
+        assert list(tmp_path.glob("*/pki/match/tls.key"))
+        demo.terminate()
+        demo.stdout.read()
+        assert demo.wait(60) == 128 + signal.SIGTERM
+
+    assert not list(tmp_path.iterdir())
 
 
 def _knock(gateway: str) -> None:
