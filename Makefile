@@ -28,8 +28,8 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
-demo: $(RUNTIME) $(STUBS) ## the whole mesh on recorded cameras, alerts as they come (ONCE=1: end by itself)
-	@$(PY) -m demo $(if $(filter-out 0,$(ONCE)),--once)
+demo: $(RUNTIME) $(STUBS) ## the whole mesh on recorded cameras, alerts as they come (ONCE=1: then end; SECURE=1: TLS, roles, audit)
+	@$(PY) -m demo $(if $(filter-out 0,$(ONCE)),--once) $(if $(filter-out 0,$(SECURE)),--secure)
 
 test: ready ## all tests, against a real broker and a real Redis (ARGS="-k name" for some)
 	@$(PY) -m pytest --numprocesses $(WORKERS) --dist worksteal $(ARGS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import tempfile
 from collections import Counter
@@ -20,12 +21,14 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
+from clients.cli.options import AUDIT, SERVICES
 from clients.replay import Progress, Replay
-from demo import keep, material, show
+from demo import keep, material, secure, show
 from demo.steps import SeenAlert, Steps
 from demo.webhook import Receiver
 from mesh.errors import MeshError
 from mesh.local import MODULES, LaunchError, Mesh, free_port
+from mesh.settings import split_host_port
 
 _DELIVERY_SECONDS = 10.0
 _PICTURE_SECONDS = 10.0
@@ -33,19 +36,24 @@ _SETTLE_SECONDS = 15.0
 """How long after the replay alerts and visits may still come: people who vanish close their visits at a gap."""
 
 
-def main(once: Annotated[bool, typer.Option("--once", help="End by itself, with a summary.")] = False) -> None:
+def main(
+    once: Annotated[bool, typer.Option("--once", help="End by itself, with a summary.")] = False,
+    secured: Annotated[bool, typer.Option("--secure", help="TLS, roles, audit and sealed storage.")] = False,
+) -> None:
     """The whole mesh on this machine: enrol, replay a store through a broker, alerts, search, dwell times."""
     console = Console(highlight=False)
     store = os.environ.get("POI_STORE", "store-1")
     with tempfile.TemporaryDirectory(prefix="poi-mesh-demo-") as directory:
         try:
-            done = _run(_demo(console, store, Path(directory), once))
+            done = _run(_demo(console, store, Path(directory), once, secured))
         except (LaunchError, MeshError, OSError) as error:
             console.print(f"demo: {error}", style="red", markup=False)
             raise typer.Exit(1) from None
         except grpc.aio.AioRpcError as error:
             console.print(f"demo: {error.code().name}: {error.details()}", style="red", markup=False)
             raise typer.Exit(1) from None
+        except asyncio.CancelledError:
+            raise typer.Exit(128 + signal.SIGTERM) from None
         except KeyboardInterrupt:
             raise typer.Exit(0 if not once else 130) from None
     raise typer.Exit(0 if done else 1)
@@ -55,26 +63,32 @@ def _run(work: Coroutine[Any, Any, bool]) -> bool:
     return uvloop.run(work)
 
 
-async def _demo(console: Console, store: str, directory: Path, once: bool) -> bool:
+async def _demo(console: Console, store: str, directory: Path, once: bool, secured: bool) -> bool:
+    task = asyncio.current_task()
+    assert task is not None
+    # As Ctrl-C: what was stored, and keys and tokens, goes with the demo.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     console.rule("poi-mesh: from a camera's message to an alert")
     scene, shortfall = await asyncio.to_thread(material.find, store)
     if shortfall:
         console.print(f"{shortfall}\nSo this demo plays synthetic detections.", style="yellow", markup=False)
     console.print(f"Plays {scene.title}.")
-    mesh = await asyncio.to_thread(_start, console, scene, store, directory)
+    mesh = await asyncio.to_thread(_start, console, scene, store, directory, secured)
     try:
         async with Steps(mesh, store) as steps:
-            with Receiver() as receiver:
+            with Receiver() as receiver, secure.identities(mesh, store) if secured else contextlib.nullcontext():
                 done = await _story(console, mesh, scene, steps, receiver)
+                if secured:
+                    done = await secure.audited(console, mesh, store) and done
                 if not once:
-                    show.commands(console, mesh, store)
+                    (secure if secured else show).commands(console, mesh, store)
                     await asyncio.Event().wait()
                 return done
     finally:
         await asyncio.to_thread(mesh.stop)
 
 
-def _start(console: Console, scene: material.Material, store: str, directory: Path) -> Mesh:
+def _start(console: Console, scene: material.Material, store: str, directory: Path, secured: bool) -> Mesh:
     # Nobody comes back into view here: exit frames need not wait for the usual 10 s.
     # And the webhook is on this machine: private addresses are refused otherwise.
     env = {
@@ -82,6 +96,8 @@ def _start(console: Console, scene: material.Material, store: str, directory: Pa
         "POI_INGEST_GAP_SECONDS": "2",
         "POI_ALERT_DELIVERY_ALLOW_NETWORKS": '["127.0.0.0/8"]',
     }
+    if secured:
+        env |= secure.settings(directory, store)
     if scene.models is not None:
         env["POI_MODELS_DIR"] = str(scene.models)
     with console.status("starting") as status:
@@ -94,19 +110,22 @@ def _start(console: Console, scene: material.Material, store: str, directory: Pa
             progress=lambda program, state: status.update(f"{program} {state}"),
             ports=_usual_ports(),
             gateway=f"127.0.0.1:{_usual_or_free(8080)}",
+            secure=secured,
         ).start()
     console.print(f"Started {', '.join(program.name for program in mesh.programs)}.")
     if mesh.gateway is not None:
-        console.print(f"REST, gRPC-Web and gRPC: http://{mesh.gateway.gateway} (every call: /openapi.json)")
+        scheme = "https" if secured else "http"
+        console.print(f"REST, gRPC-Web and gRPC: {scheme}://{mesh.gateway.gateway} (every call: /openapi.json)")
     return mesh
 
 
 def _usual_ports() -> dict[str, int]:
     """The services' usual ports, those that nobody uses, so that what the README shows works as it stands."""
     free: dict[str, int] = {}
-    for port, name in enumerate(MODULES, start=7001):
+    for name, address in {**SERVICES, "audit": AUDIT}.items():
+        host, port = split_host_port(address)
         with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
+            probe.bind((host, port))
             free[name] = port
     return free
 

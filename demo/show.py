@@ -12,6 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from clients.cli.options import AUDIT, SERVICES
 from demo.steps import SeenAlert
 from mesh.local import Mesh
 
@@ -126,8 +127,8 @@ def commands(console: Console, mesh: Mesh, store: str) -> None:
     alerts, match, history = (f"http://{mesh.target(name)}" for name in ("alert", "match", "history"))
     elsewhere = [
         f"POI_{name.upper()}_TARGET={service.target}"
-        for port, (name, service) in enumerate(mesh.services.items(), start=7001)
-        if service.target != f"127.0.0.1:{port}"
+        for name, service in mesh.services.items()
+        if service.target != {**SERVICES, "audit": AUDIT}[name]
     ]
     parent = f'\'{{"parent": "stores/{store}"}}\''
     lines = [

@@ -36,6 +36,8 @@ _PHOTOS_A_PERSON = 3
 _PHOTOS_AT_ONCE = 10
 _ENROLLED_FOR = timedelta(days=1)
 _TARGET = "desk"
+_PURPOSE = "demonstration"
+"""Why all this is done."""
 _WHO = "demo"
 """Who does all this: in what is recorded, and in the tokens of a mesh that asks for them."""
 
@@ -67,7 +69,7 @@ class Steps:
     async def cameras_are_heard(self) -> None:
         """Returns once ingest has subscribed at the broker. Raises errors.Unavailable after 30 s."""
         stub: ingest_pb2_grpc.IngestServiceAsyncStub = ingest_pb2_grpc.IngestServiceStub(
-            self._channel("ingest", Role.OPERATOR)
+            self.channel("ingest", Role.OPERATOR)
         )
         request = ingest_pb2.GetIngestStatusRequest(name=f"{self._parent}/ingestStatus")
         for _ in range(300):
@@ -86,7 +88,7 @@ class Steps:
             images=photos,
             embeddings=person.embeddings,
         )
-        stub: poi_pb2_grpc.PoiServiceAsyncStub = poi_pb2_grpc.PoiServiceStub(self._channel("match", Role.ENROLLER))
+        stub: poi_pb2_grpc.PoiServiceAsyncStub = poi_pb2_grpc.PoiServiceStub(self.channel("match", Role.ENROLLER))
         try:
             return await stub.CreatePoi(request, timeout=30), photos
         except grpc.aio.AioRpcError as error:
@@ -97,7 +99,7 @@ class Steps:
     async def alerts(self, replay: Replay, listening: asyncio.Event) -> AsyncIterator[SeenAlert]:
         """Alerts as they arrive. `listening` is set once none can be missed."""
         stub: alert_pb2_grpc.AlertServiceAsyncStub = alert_pb2_grpc.AlertServiceStub(
-            self._channel("alert", Role.OPERATOR)
+            self.channel("alert", Role.OPERATOR)
         )
         async for response in stub.StreamAlerts(alert_pb2.StreamAlertsRequest(parent=self._parent)):
             listening.set()
@@ -111,7 +113,7 @@ class Steps:
     async def deliver_to(self, url: str, secret: str) -> None:
         """Has alerts posted to a webhook from now on, as the target `desk`."""
         stub: delivery_pb2_grpc.DeliveryServiceAsyncStub = delivery_pb2_grpc.DeliveryServiceStub(
-            self._channel("alert", Role.ADMIN)
+            self.channel("alert", Role.ADMIN)
         )
         webhook = delivery_pb2.WebhookTarget(url=url, secret=secret)
         name = f"{self._parent}/targets/{_TARGET}"
@@ -126,7 +128,7 @@ class Steps:
     async def acknowledge(self, alert: alert_pb2.Alert, actor: str, note: str) -> alert_pb2.Alert:
         """Says that somebody looks after an alert."""
         stub: alert_pb2_grpc.AlertServiceAsyncStub = alert_pb2_grpc.AlertServiceStub(
-            self._channel("alert", Role.OPERATOR, subject=actor)
+            self.channel("alert", Role.OPERATOR, subject=actor)
         )
         return await stub.AcknowledgeAlert(alert_pb2.AcknowledgeAlertRequest(name=alert.name, actor=actor, note=note))
 
@@ -135,7 +137,7 @@ class Steps:
         request = history_pb2.SearchAppearancesRequest(parent=self._parent)
         _say_who(request, person, photo)
         stub: history_pb2_grpc.HistoryServiceAsyncStub = history_pb2_grpc.HistoryServiceStub(
-            self._channel("history", Role.ANALYST)
+            self.channel("history", Role.ANALYST)
         )
         return await stub.SearchAppearances(request, timeout=30)
 
@@ -144,21 +146,21 @@ class Steps:
         request = history_pb2.GetJourneyRequest(parent=self._parent)
         _say_who(request.query, person, photo)
         stub: history_pb2_grpc.HistoryServiceAsyncStub = history_pb2_grpc.HistoryServiceStub(
-            self._channel("history", Role.ANALYST)
+            self.channel("history", Role.ANALYST)
         )
         return await stub.GetJourney(request, timeout=30)
 
     async def frame(self, name: str) -> bytes:
         """The JPEG of an evidence frame."""
         stub: history_pb2_grpc.HistoryServiceAsyncStub = history_pb2_grpc.HistoryServiceStub(
-            self._channel("history", Role.ANALYST)
+            self.channel("history", Role.ANALYST)
         )
         return b"".join([part.data async for part in stub.GetFrame(history_pb2.GetFrameRequest(name=name))])
 
     async def appearances_with_frames(self) -> int:
         """How many appearances have an evidence frame."""
         stub: history_pb2_grpc.HistoryServiceAsyncStub = history_pb2_grpc.HistoryServiceStub(
-            self._channel("history", Role.ANALYST)
+            self.channel("history", Role.ANALYST)
         )
         response = await stub.ListAppearances(history_pb2.ListAppearancesRequest(parent=self._parent, page_size=1000))
         return sum(1 for appearance in response.appearances if appearance.frames)
@@ -166,7 +168,7 @@ class Steps:
     async def pictures(self, wait_seconds: float) -> list[str]:
         """The pictures of all alerts that have one (face, frame and reference), once all do or so long has passed."""
         stub: alert_pb2_grpc.AlertServiceAsyncStub = alert_pb2_grpc.AlertServiceStub(
-            self._channel("alert", Role.OPERATOR)
+            self.channel("alert", Role.OPERATOR)
         )
         deadline = asyncio.get_running_loop().time() + wait_seconds
         while True:
@@ -179,14 +181,14 @@ class Steps:
     async def visits(self) -> list[region_pb2.Visit]:
         """All visits to zones, oldest first."""
         stub: region_pb2_grpc.RegionServiceAsyncStub = region_pb2_grpc.RegionServiceStub(
-            self._channel("region", Role.ANALYST)
+            self.channel("region", Role.ANALYST)
         )
         response = await stub.ListVisits(region_pb2.ListVisitsRequest(parent=self._parent, page_size=1000))
         return sorted(response.visits, key=lambda visit: (visit.enter_time.ToNanoseconds(), visit.zone))
 
     async def _best(self, photos: tuple[bytes, ...]) -> tuple[bytes, ...]:
         """The photos with the best single face, of those that enrolment takes: asked, without enrolling anybody."""
-        stub: poi_pb2_grpc.PoiServiceAsyncStub = poi_pb2_grpc.PoiServiceStub(self._channel("match", Role.ENROLLER))
+        stub: poi_pb2_grpc.PoiServiceAsyncStub = poi_pb2_grpc.PoiServiceStub(self.channel("match", Role.ENROLLER))
         rated: list[tuple[float, bytes]] = []
         for start in range(0, len(photos), _PHOTOS_AT_ONCE):
             some = photos[start : start + _PHOTOS_AT_ONCE]
@@ -200,8 +202,9 @@ class Steps:
         rated.sort(key=lambda item: item[0], reverse=True)
         return tuple(photo for _, photo in rated[:_PHOTOS_A_PERSON])
 
-    def _channel(self, service: str, role: Role, *, subject: str = _WHO) -> grpc.aio.Channel:
-        channel = self._mesh.connect(service, role, subject=subject)
+    def channel(self, service: str, *roles: Role, subject: str = _WHO) -> grpc.aio.Channel:
+        """A channel to a service, of somebody with these roles; closed with the steps."""
+        channel = self._mesh.connect(service, *roles, subject=subject, purpose=_PURPOSE)
         self._channels.append(channel)
         return channel
 
@@ -213,7 +216,7 @@ def _described(name: str, severity: common_pb2.Severity.ValueType = common_pb2.S
     return poi_pb2.Poi(
         display_name=name,
         severity=severity,
-        purpose="demonstration",
+        purpose=_PURPOSE,
         legal_basis=poi_pb2.LEGAL_BASIS_CONSENT,
         enrolled_by=_WHO,
         expire_time=end,

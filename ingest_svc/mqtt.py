@@ -27,6 +27,8 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from mesh import brokers
+
 _log = structlog.get_logger(__name__)
 
 _FIRST_BACKOFF, _MAX_BACKOFF = 0.1, 2.0
@@ -59,7 +61,7 @@ class Mqtt:
         session_expiry_seconds: int,
         receive_maximum: int,
     ) -> None:
-        parts = urlsplit(url)
+        parts, self._url = urlsplit(url), url
         self._host, self._tls = parts.hostname or "127.0.0.1", parts.scheme == "mqtts"
         self._port = parts.port or (8883 if self._tls else 1883)
         self._user = unquote(parts.username) if parts.username else None
@@ -146,7 +148,10 @@ class Mqtt:
         self._generation += 1
         self._up.clear()
         self._down.clear()
-        client = self._client = self._make_client()
+        try:
+            client = self._client = self._make_client()
+        except OSError as error:  # a file of the address that is not there, or no certificate
+            return f"cannot connect to {self._host}:{self._port}: {error}"
         refused = [""]
         client.on_connect = lambda c, u, flags, code, props: self._connected(client, flags, code, refused)
         client.on_subscribe = lambda *_: self._subscribed.set()
@@ -191,7 +196,7 @@ class Mqtt:
         if self._user is not None:
             client.username_pw_set(self._user, self._password)
         if self._tls:
-            client.tls_set_context(ssl.create_default_context())
+            client.tls_set_context(brokers.tls_context(self._url))
         generation = self._generation
 
         def deliver(_: Client, __: Any, message: MQTTMessage) -> None:

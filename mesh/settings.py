@@ -30,6 +30,8 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from mesh import brokers
+
 PREFIX = "POI_"
 SERVICES = ("embed", "match", "history", "region", "alert", "ingest", "audit", "xds")
 """The services that may have a table in a shared file."""
@@ -76,12 +78,6 @@ def _redis_url_or_off(value: str) -> str:
     return _redis_url(value) if value else value
 
 
-def _mqtt_url(value: str) -> str:
-    if not re.fullmatch(r"mqtts?://[^\s/]+/?", value):
-        raise ValueError("is not mqtt://host:port or mqtts://host:port")
-    return value
-
-
 def _target_or_off(value: str) -> str:
     return _target(value) if value else value
 
@@ -93,7 +89,8 @@ Target = Annotated[str, AfterValidator(_target)]
 RedisUrl = Annotated[str, AfterValidator(_redis_url)]
 RedisUrlOrOff = Annotated[str, AfterValidator(_redis_url_or_off)]
 """A Redis, or nothing when empty."""
-MqttUrl = Annotated[str, AfterValidator(_mqtt_url)]
+MqttUrl = Annotated[str, AfterValidator(brokers.check)]
+"""See `mesh.brokers`."""
 StoreId = Annotated[str, AfterValidator(_store_id)]
 OptionalPath = Annotated[Path | None, BeforeValidator(lambda value: None if value == "" else value)]
 """A path, or nothing when empty."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import ssl
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -114,6 +115,35 @@ class Identity:
         _NOT_AFTER.set(fresh.not_after.timestamp())
         _log.info("certificate_renewed", id=str(fresh.id), not_after=fresh.not_after.isoformat())
         return fresh
+
+
+def server_context(files: TlsFiles) -> ssl.SSLContext:
+    """For a server that is no gRPC server: our certificate, whatever the files hold when a client connects.
+
+    Clients show none: browsers have none. Raises TlsError.
+    """
+    identity = Identity(files)
+    latest = _context(files)
+
+    def renewed(connection: ssl.SSLObject, _name: str | None, _context_of_it: ssl.SSLContext) -> None:
+        nonlocal latest
+        if identity.refresh() is not None:
+            latest = _context(files)
+        connection.context = latest
+
+    listening = _context(files)
+    listening.sni_callback = renewed
+    return listening
+
+
+def _context(files: TlsFiles) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(files.certificate, files.key)
+    except OSError as error:  # ssl.SSLError too
+        raise TlsError(f"{files.certificate}: {error.strerror or error}") from None
+    return context
 
 
 def spiffe_id(certificate: x509.Certificate) -> SpiffeId:

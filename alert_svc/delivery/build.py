@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from functools import partial
+from typing import TYPE_CHECKING
 
 from poi.v1 import delivery_pb2_grpc
 
@@ -19,11 +20,15 @@ from alert_svc.delivery.worker import Parts
 from alert_svc.log import AlertLog
 from alert_svc.settings import AlertSettings
 from mesh.aio import Background
+from mesh.audit import recorder
 from mesh.redis import Redis
 from mesh.server import Server
 from mesh.settings import program_name, refuse
 from mesh.vault import Box, Vault
 from mesh.vault.resealing import keep_sealed
+
+if TYPE_CHECKING:
+    from alert_svc.delivery.entrance import Entrance
 
 
 async def add(server: Server, settings: AlertSettings, redis: Redis, log: AlertLog, box: Box) -> None:
@@ -54,10 +59,14 @@ async def add(server: Server, settings: AlertSettings, redis: Redis, log: AlertL
     senders = Senders(guard, tls, settings.mqtt_url, settings.delivery_timeout_seconds)
     websocket = None
     if settings.websocket_listen:
-        if settings.auth == "required":
-            why = "its clients show neither certificate nor token: leave it empty where POI_AUTH is required"
-            refuse(program_name(type(settings)), f"websocket_listen: {why}")
-        websocket = WebSocketServer(settings.websocket_listen, settings.websocket_origins, store, parts)
+        websocket = WebSocketServer(
+            settings.websocket_listen,
+            settings.websocket_origins,
+            store,
+            parts,
+            tls=_certificate(settings),
+            entrance=_entrance(server, settings),
+        )
         try:
             await websocket.start()
         except OSError as error:
@@ -72,3 +81,26 @@ async def add(server: Server, settings: AlertSettings, redis: Redis, log: AlertL
     server.on_stop(manager.close)
     servicer = DeliveryServicer(store, log, guard, senders, websocket, limits)
     server.add(delivery_pb2_grpc.add_DeliveryServiceServicer_to_server, servicer, SERVICE)
+
+
+def _certificate(settings: AlertSettings) -> ssl.SSLContext | None:
+    if settings.tls is None:
+        return None
+    from mesh.tls import TlsError, server_context  # with the library that reads certificates
+
+    try:
+        return server_context(settings.tls)
+    except TlsError as error:
+        refuse(program_name(type(settings)), f"POI_ALERT_TLS: {error}")
+
+
+def _entrance(server: Server, settings: AlertSettings) -> Entrance | None:
+    if settings.auth != "required":
+        return None
+    from alert_svc.delivery.entrance import Entrance  # with the library that checks signatures
+    from mesh.auth import Door, tokens_of
+
+    refused = recorder.record_refusal if settings.audit_redis_url else None
+    entrance = Entrance(Door(tokens_of(settings), on_refusal=refused))
+    server.on_stop(entrance.close)
+    return entrance

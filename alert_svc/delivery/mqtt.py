@@ -19,7 +19,7 @@ from poi.v1 import delivery_pb2
 
 from alert_svc.delivery.addresses import Guard, Refused
 from alert_svc.delivery.sender import Failed, Message
-from mesh import names
+from mesh import brokers, names
 
 _KEEPALIVE_SECONDS: Final = 30
 
@@ -34,6 +34,8 @@ class MqttSender:
         self._target, self._tls, self._timeout = target, tls, timeout
         parts = urlsplit(target.broker_url or own_broker)
         self._guard = guard if target.broker_url else None
+        # Files of this machine are for the store's own broker to name, not for targets.
+        self._own = own_broker if not target.broker_url and brokers.files(own_broker) else ""
         self._secure = parts.scheme == "mqtts"
         self._host = parts.hostname or "127.0.0.1"
         self._port = parts.port or (8883 if self._secure else 1883)
@@ -86,7 +88,10 @@ class MqttSender:
                 raise Failed(f"there is no host {self._host}") from None
         loop = asyncio.get_running_loop()
         answered: asyncio.Future[str | None] = loop.create_future()
-        client = self._make_client(loop, answered)
+        try:
+            client = self._make_client(loop, answered)
+        except OSError as error:  # a file of the address that is not there, or no certificate
+            raise Failed(f"cannot connect to {self._host}:{self._port}: {error}"[:300]) from None
         try:
             async with asyncio.timeout(self._timeout):
                 await asyncio.to_thread(client.connect, self._host, self._port, _KEEPALIVE_SECONDS)
@@ -112,7 +117,7 @@ class MqttSender:
         if self._user:
             client.username_pw_set(self._user, self._password or None)
         if self._secure:
-            client.tls_set_context(self._tls)
+            client.tls_set_context(brokers.tls_context(self._own) if self._own else self._tls)
 
         def answer(why: str | None) -> None:
             if not answered.done():

@@ -2,6 +2,7 @@
 
 `/v1/stores/{store}/targets/{target}` follows the log after `?cursor=`, each client on its own, or, with
 `?acknowledge=true`, is the one that takes the target's deliveries: then the connection is the worker's sender.
+Where callers must be known, `entrance` asks who they are.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import asyncio
 import contextlib
 import json
 import logging
+import ssl
 from collections import defaultdict
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from http import HTTPStatus
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 from poi.v1 import alert_pb2, delivery_pb2
@@ -22,7 +25,7 @@ from redis.exceptions import RedisError
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
-from websockets.typing import Origin
+from websockets.typing import Origin, Subprotocol
 
 from alert_svc.delivery import metrics
 from alert_svc.delivery.sender import Failed, Message
@@ -33,7 +36,11 @@ from mesh import names
 from mesh.errors import InvalidArgument, NotFound, OutOfRange
 from mesh.settings import split_host_port
 
+if TYPE_CHECKING:
+    from alert_svc.delivery.entrance import Entrance
+
 _PREFIX: Final = "/v1/"
+_SPOKEN: Final = Subprotocol("poi.v1")
 _SEND_SECONDS: Final = 10.0
 _LARGEST_ANSWER: Final = 4096
 _CHANGED, _SLOW, _BAD_CURSOR, _EXPIRED = 1012, 1013, 4400, 4410
@@ -74,9 +81,22 @@ class ConnectionSender:
 class WebSocketServer:
     """Serves the WebSocket targets of all stores."""
 
-    def __init__(self, listen: str, origins: Sequence[str], store: TargetStore, parts: Parts) -> None:
-        """`origins`: of the web pages that may connect; programs that send no Origin always may."""
+    def __init__(
+        self,
+        listen: str,
+        origins: Sequence[str],
+        store: TargetStore,
+        parts: Parts,
+        *,
+        tls: ssl.SSLContext | None = None,
+        entrance: Entrance | None = None,
+    ) -> None:
+        """`origins`: of the web pages that may connect; programs that send no Origin always may.
+
+        `entrance`: asks who comes; None lets everybody in.
+        """
         self._listen, self._store, self._parts = listen, store, parts
+        self._tls, self._entrance = tls, entrance
         self._origins: list[Origin | None] = [None, *(Origin(origin) for origin in origins)]
         self._server: Server | None = None
         self._clients: dict[str, dict[ServerConnection, str]] = defaultdict(dict)
@@ -90,6 +110,8 @@ class WebSocketServer:
             port,
             process_request=self._admit,
             origins=self._origins,
+            select_subprotocol=_choose,
+            ssl=self._tls,
             compression=None,
             max_size=_LARGEST_ANSWER,
             server_header=None,
@@ -124,6 +146,10 @@ class WebSocketServer:
             raise Failed("no client is connected to this server")
 
     async def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
+        if self._entrance is not None:
+            refused = await self._entrance.admit(connection, request, _target_name(request.path))
+            if refused is not None:
+                return refused
         try:
             target = await self._store.get(_target_name(request.path))
         except (InvalidArgument, NotFound):
@@ -143,18 +169,26 @@ class WebSocketServer:
             try:
                 with metrics.CLIENTS.track_inprogress():
                     if query.get("acknowledge", [""])[0] == "true":
-                        sender = ConnectionSender(connection)
-                        work = Worker(target, sender, self._parts).run()
-                        await _while_connected(connection, sender.acknowledge, work)
+                        work = partial(self._deliver, connection, target)
                     else:
-                        follow = self._follow(connection, target, query.get("cursor", [""])[0])
-                        await _while_connected(connection, lambda _: None, follow)
+                        work = partial(self._follow, connection, target, query.get("cursor", [""])[0])
+                    if self._entrance is not None:
+                        await self._entrance.attend(connection, target.name, work)
+                    else:
+                        await work()
             finally:
                 del clients[connection]
                 if not clients:
                     self._clients.pop(target.name, None)
 
+    async def _deliver(self, connection: ServerConnection, target: delivery_pb2.Target) -> None:
+        sender = ConnectionSender(connection)
+        await _while_connected(connection, sender.acknowledge, Worker(target, sender, self._parts).run())
+
     async def _follow(self, connection: ServerConnection, target: delivery_pb2.Target, cursor: str) -> None:
+        await _while_connected(connection, lambda _: None, self._send_changes(connection, target, cursor))
+
+    async def _send_changes(self, connection: ServerConnection, target: delivery_pb2.Target, cursor: str) -> None:
         store_id, target_id = names.parse_target(target.name)
         wanted, log = Filter(target.filter), self._parts.log
         try:
@@ -207,6 +241,11 @@ def _raise_first(results: Iterable[object]) -> None:
     for result in results:
         if isinstance(result, Exception) and not isinstance(result, ConnectionClosed):
             raise result
+
+
+def _choose(_: object, offered: Sequence[Subprotocol]) -> Subprotocol | None:
+    """Browsers hang up on a server that speaks nothing of what they offer. A token among it is no name to speak by."""
+    return _SPOKEN if _SPOKEN in offered else None
 
 
 def _target_name(path: str) -> str:

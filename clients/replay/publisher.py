@@ -13,6 +13,8 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.reasoncodes import ReasonCode
 
+from mesh import brokers
+
 _log = logging.getLogger(__name__)
 
 _CONNECT_TIMEOUT_S = 5.0
@@ -40,7 +42,7 @@ class Publisher:
     Who listens must therefore take repeats, as QoS 1 demands anyway.
 
     Args:
-        url: `mqtt://[user:password@]host[:port]`, or `mqtts://` for TLS with the system's authorities.
+        url: `mqtt://[user:password@]host[:port]`, or `mqtts://` for TLS, see `mesh.brokers`.
         repeat_seconds: how long a confirmed message is kept.
         window: `publish` blocks while this many messages are unconfirmed.
     """
@@ -186,7 +188,7 @@ class Publisher:
         if parts.username:
             client.username_pw_set(parts.username, parts.password)
         if parts.scheme == "mqtts":
-            client.tls_set()
+            client.tls_set_context(brokers.tls_context(self.url))
         client.max_inflight_messages = 0  # no limit of paho's own: `_send_waiting` has one
         client.on_connect = self._on_connect
         client.on_publish = self._on_publish

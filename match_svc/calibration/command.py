@@ -21,6 +21,7 @@ from match_svc.calibration.table import ALIGNED, UNALIGNED, Pipeline, Table
 from mesh import channels
 from mesh.embeddings import FACE_MODEL, decode
 from mesh.errors import MeshError, from_rpc
+from mesh.settings import TlsFiles
 
 _IMAGES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 _ALIGNMENTS: Final = (common_pb2.ALIGNMENT_ALIGNED, common_pb2.ALIGNMENT_UNALIGNED, common_pb2.ALIGNMENT_MEAN)
@@ -30,6 +31,12 @@ _AT_ONCE: Final = 4
 _EMBED_SECONDS: Final = 30.0
 _RATES: Final = (1e-3, 1e-4, 1e-5, 1e-6)
 _AWAY: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+_SHUT: Final = (
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.NOT_FOUND,
+)
 
 
 class _Impossible(Exception):
@@ -124,10 +131,28 @@ def _photos(folder: Path, of_each: int) -> list[_Photo]:
     return photos
 
 
+def _tool() -> TlsFiles | None:
+    """The identity of this tool, as `poi` has it; None where servers ask for none."""
+    files = [os.environ.get(f"POI_TLS_{name}", "") for name in ("CERTIFICATE", "KEY", "CA")]
+    if any(files) and not all(files):
+        raise _Impossible("POI_TLS_CERTIFICATE, POI_TLS_KEY and POI_TLS_CA go together")
+    return TlsFiles(*map(Path, files)) if all(files) else None
+
+
 async def _embedded(photos: Sequence[_Photo], target: str, out: TextIO) -> list[_Embedded]:
     """The faces; photos without exactly one are listed and left out."""
     turns = asyncio.Semaphore(_AT_ONCE)
-    async with channels.connect(target, default_timeout=_EMBED_SECONDS) as channel:
+    try:
+        channel = channels.connect(
+            target,
+            service="embed",
+            tls=_tool(),
+            token=os.environ.get("POI_TOKEN", "").strip(),
+            default_timeout=_EMBED_SECONDS,
+        )
+    except ValueError as error:
+        raise _Impossible(f"{error} (POI_TLS_CERTIFICATE, POI_TLS_KEY, POI_TLS_CA, POI_TOKEN)") from None
+    async with channel:
         stub = embedding_pb2_grpc.EmbeddingServiceStub(channel)
 
         async def one(photo: _Photo) -> _Embedded | str:
@@ -152,7 +177,7 @@ async def _embedded(photos: Sequence[_Photo], target: str, out: TextIO) -> list[
 async def _face(stub: embedding_pb2_grpc.EmbeddingServiceAsyncStub, photo: _Photo, target: str) -> _Embedded | str:
     """The face on a photo, or why it is of no use."""
     request = embedding_pb2.DetectFacesRequest(
-        parent="stores/calibration",
+        parent=f"stores/{os.environ.get('POI_STORE') or 'calibration'}",
         image=await asyncio.to_thread(photo.path.read_bytes),
         options=embedding_pb2.FaceOptions(min_confidence=_MIN_CONFIDENCE, alignments=_ALIGNMENTS),
         single_face=True,
@@ -163,6 +188,8 @@ async def _face(stub: embedding_pb2_grpc.EmbeddingServiceAsyncStub, photo: _Phot
         if error.code() in _AWAY:
             raise _Impossible(f"no embedding service answers at {target} (--embed, POI_EMBED_TARGET)") from None
         told: MeshError = from_rpc(error)
+        if error.code() in _SHUT:  # it would say the same of every photo
+            raise _Impossible(f"{told.message} ({told.reason}): POI_TOKEN, POI_STORE") from None
         return f"{told.message} ({told.reason})"
     (face,) = answer.faces
     aligned, unaligned, mean = (decode(embedding) for embedding in face.embeddings)

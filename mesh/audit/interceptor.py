@@ -23,6 +23,7 @@ from mesh.audit.recorder import Auditor, store_of
 from mesh.errors import MeshError, PermissionDenied
 from mesh.interceptors.base import Behaviour, Interceptor, Rpc
 from mesh.interceptors.errors import translate
+from mesh.peers import peer_of
 
 _CODES: Final[dict[int, str]] = {code.value[0]: code.name for code in grpc.StatusCode}
 
@@ -70,7 +71,7 @@ class _Call:
         self.how = how
         self._auditor, self._action = auditor, action
         self._metadata = metadata_of(context)
-        self._peer, self._id = str(context.peer())[:MOST_TEXT], uuid.uuid4().hex
+        self._peer, self._id = peer_of(context), uuid.uuid4().hex
         self._resource = self._request_id = ""
         self._actor, self.purpose = actor_of(self._metadata), purpose_of(self._metadata)
         self._begun = False

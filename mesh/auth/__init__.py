@@ -8,9 +8,11 @@ keys.py         the public keys of issuers: a file, an address, an OIDC provider
 tokens.py       a token -> a Principal
 authenticator.py  a call -> a Principal
 interceptor.py  asks the above for every call of a server, and refuses
+door.py         the same for who comes in by something else than gRPC
 """
 
-from mesh.auth.authenticator import Authenticator
+from mesh.auth.authenticator import Authenticator, tokens_of
+from mesh.auth.door import Door
 from mesh.auth.interceptor import AuthInterceptor, Refusal
 from mesh.auth.policy import POLICY, Rule
 from mesh.principal import ALL, Principal, Role, current
@@ -20,9 +22,11 @@ __all__ = [
     "POLICY",
     "AuthInterceptor",
     "Authenticator",
+    "Door",
     "Principal",
     "Refusal",
     "Role",
     "Rule",
     "current",
+    "tokens_of",
 ]

@@ -29,21 +29,7 @@ class Authenticator:
     @classmethod
     def of(cls, settings: ServerSettings, trust_domain: str) -> Authenticator:
         """As the settings ask; ends the process with one line when keys cannot be read."""
-        issuers: dict[str, Keys] = {}
-        wanted = {LOCAL_ISSUER: settings.jwks} if settings.jwks else {}
-        for issuer, location in {**wanted, **settings.jwt_issuers}.items():
-            try:
-                issuers[issuer] = keys_of(location, issuer)
-            except (OSError, ValueError) as error:
-                name = "JWKS" if issuer == LOCAL_ISSUER else "JWT_ISSUERS"
-                refuse(program_name(type(settings)), f"POI_{settings.service.upper()}_{name}: {location}: {error}")
-        tokens = Tokens(
-            issuers,
-            audience=settings.jwt_audience,
-            roles_claim=settings.jwt_roles_claim,
-            stores_claim=settings.jwt_stores_claim,
-        )
-        return cls(tokens, trust_domain)
+        return cls(tokens_of(settings), trust_domain)
 
     async def principal(self, context: Any) -> Principal:
         """Who makes the call of this context. Raises Unauthenticated."""
@@ -78,3 +64,21 @@ class Authenticator:
             return Principal("client", text)
         stores = ALL if peer.scope == WHOLE_MESH else frozenset({peer.scope})
         return Principal("service", text, stores=stores, service=peer.name)
+
+
+def tokens_of(settings: ServerSettings) -> Tokens:
+    """Checks tokens as the settings ask; ends the process with one line when keys cannot be read."""
+    issuers: dict[str, Keys] = {}
+    wanted = {LOCAL_ISSUER: settings.jwks} if settings.jwks else {}
+    for issuer, location in {**wanted, **settings.jwt_issuers}.items():
+        try:
+            issuers[issuer] = keys_of(location, issuer)
+        except (OSError, ValueError) as error:
+            name = "JWKS" if issuer == LOCAL_ISSUER else "JWT_ISSUERS"
+            refuse(program_name(type(settings)), f"POI_{settings.service.upper()}_{name}: {location}: {error}")
+    return Tokens(
+        issuers,
+        audience=settings.jwt_audience,
+        roles_claim=settings.jwt_roles_claim,
+        stores_claim=settings.jwt_stores_claim,
+    )

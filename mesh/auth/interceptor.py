@@ -19,6 +19,7 @@ from mesh.auth.requests import Requests
 from mesh.auth.tokens import LEEWAY_SECONDS
 from mesh.errors import MeshError, PermissionDenied, Unauthenticated
 from mesh.interceptors.base import Behaviour, Interceptor, Rpc
+from mesh.peers import peer_of
 from mesh.principal import CURRENT, Principal
 
 _log = structlog.get_logger(__name__)
@@ -75,7 +76,7 @@ class AuthInterceptor(Interceptor):
                     rule, requests = row
                     if not rpc.request_streaming:
                         call.resource = requests.name(request)
-                    _permit(principal, rule)
+                    permit(principal, rule)
                 passed, reading = request, context
                 if requests.needed(principal):
                     call.look, call.vet = requests, requests.vetting(principal)
@@ -92,7 +93,7 @@ class AuthInterceptor(Interceptor):
                     CURRENT.reset(token)
             finally:
                 if call.refused is not None:
-                    refusal = Refusal(call.principal, method, call.resource, call.refused, context.peer())
+                    refusal = Refusal(call.principal, method, call.resource, call.refused, peer_of(context))
                     _report(rpc, refusal)
                     if self._on_refusal is not None:
                         await self._on_refusal(refusal)
@@ -100,7 +101,8 @@ class AuthInterceptor(Interceptor):
         return run
 
 
-def _permit(principal: Principal, rule: Rule) -> None:
+def permit(principal: Principal, rule: Rule) -> None:
+    """Raises PermissionDenied for who has no place in the row."""
     if not rule.anyone and principal.service not in rule.services and not principal.roles & rule.roles:
         raise PermissionDenied("you may not do this", reason="ROLE_MISSING" if principal.roles else "NO_ROLE")
 

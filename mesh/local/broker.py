@@ -12,6 +12,7 @@ from typing import Literal
 
 from mesh.local.ports import free_port
 from mesh.local.program import Program
+from mesh.settings import TlsFiles
 
 _MESSAGE_LIMIT_BYTES = 16 * 1024 * 1024
 _SBIN = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")  # where distributions put it, often not on a user's PATH
@@ -29,6 +30,8 @@ class Broker(Program):
         autosave_changes: mosquitto rewrites its database after this many changes (messages queued or retained,
             subscriptions), and confirms before, so a SIGKILL loses about that many messages. Every rewrite is synced:
             with 1 this broker carried 74 messages/s, with 10,000 more than 2,000. `save` rewrites at once.
+        tls: its certificate, of mosquitto's alone: clients then show theirs.
+        users: with `tls`, the names ("store-1/ingest") in certificates of those who may use it; nobody else may.
     """
 
     def __init__(
@@ -38,14 +41,20 @@ class Broker(Program):
         name: str = "broker",
         program: Literal["mosquitto", "amqtt"] | None = None,
         autosave_changes: int = 20,
+        tls: TlsFiles | None = None,
+        users: Sequence[str] = (),
     ) -> None:
         super().__init__(name, data_dir)
         self.port = free_port()
-        self.url = f"mqtt://127.0.0.1:{self.port}"
         self._mosquitto = None if program == "amqtt" else _find_mosquitto()
         if program == "mosquitto" and self._mosquitto is None:
             raise FileNotFoundError("mosquitto is not installed (`apt-get install mosquitto`)")
         self._autosave_changes = autosave_changes
+        self.tls = tls if self.durable else None
+        """Its certificate, where it has one: amqtt speaks without."""
+        self._users = users
+        self.url = f"{'mqtts' if self.tls else 'mqtt'}://127.0.0.1:{self.port}"
+        """Without the files of a client's identity, which `mesh.brokers.with_files` adds."""
 
     @property
     def durable(self) -> bool:
@@ -75,13 +84,15 @@ class Broker(Program):
             config.write_text(json.dumps(self._amqtt_config()))  # JSON is YAML
             return [sys.executable, "-m", "amqtt.scripts.broker_script", "-c", str(config)]
         config = self.data_dir / "mosquitto.conf"
+        access = "".join(f"user {user}\ntopic readwrite #\n" for user in self._users)
+        (self.data_dir / "mosquitto.acl").write_text(access)
         config.write_text("\n".join(self._mosquitto_config()) + "\n")
         return [self._mosquitto, "-c", str(config)]
 
     def _mosquitto_config(self) -> list[str]:
         lines = [
             f"listener {self.port} 127.0.0.1",
-            "allow_anonymous true",
+            *self._mosquitto_tls(),
             "persistence true",
             f"persistence_location {self.data_dir.resolve()}/",
             "autosave_on_changes true",
@@ -100,6 +111,19 @@ class Broker(Program):
             # Started by root it changes to the user "mosquitto", who cannot write to a directory of root's.
             lines.append("user root")
         return lines
+
+    def _mosquitto_tls(self) -> list[str]:
+        if self.tls is None:
+            return ["allow_anonymous true"]
+        return [
+            f"cafile {self.tls.ca.resolve()}",
+            f"certfile {self.tls.certificate.resolve()}",
+            f"keyfile {self.tls.key.resolve()}",
+            "require_certificate true",
+            "use_identity_as_username true",
+            "allow_anonymous false",
+            f"acl_file {(self.data_dir / 'mosquitto.acl').resolve()}",
+        ]
 
     def _amqtt_config(self) -> dict[str, object]:
         return {

@@ -13,14 +13,20 @@ from mesh.local.program import LaunchError, Program
 from mesh.settings import split_host_port
 
 _ADS = "control-plane"
+XDS_ID = "spiffe://poi-mesh/mesh/xds"
+"""Who the control plane is, where it serves all stores."""
 _HTTP = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
 def write_secrets(directory: Path, identity: Path) -> None:
-    """SDS files for `tls.crt`, `tls.key` and `ca.crt` in `identity`, read again when that directory is exchanged.
+    """SDS files for `tls.crt`, `tls.key` and `ca.crt` in `identity`, read again when those files are exchanged.
 
-    One secret a file: Envoy takes no two from one. deploy/envoy has the same for Kubernetes.
+    identity.yaml and authority.yaml say who the gateway is inside the mesh and whom it believes; tls.yaml is what it
+    shows to clients: the same certificate, under the name that the listener asks for. One secret a file: Envoy takes no
+    two from one. deploy/envoy/tls has the same for Kubernetes.
     """
+    directory.mkdir(parents=True, exist_ok=True)
+    directory, identity = directory.resolve(), identity.resolve()
     kind = {"@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"}
     watched = {"watched_directory": {"path": str(identity)}}
     certificate = {
@@ -29,12 +35,13 @@ def write_secrets(directory: Path, identity: Path) -> None:
         **watched,
     }
     authority = {"trusted_ca": {"filename": str(identity / "ca.crt")}, **watched}
-    for name, field, content in (
-        ("identity", "tls_certificate", certificate),
-        ("authority", "validation_context", authority),
+    for file, name, field, content in (
+        ("identity.yaml", "identity", "tls_certificate", certificate),
+        ("authority.yaml", "authority", "validation_context", authority),
+        ("tls.yaml", "gateway", "tls_certificate", certificate),
     ):
         secret = {**kind, "name": name, field: content}
-        (directory / f"{name}.yaml").write_text(json.dumps({"resources": [secret]}))  # JSON is YAML
+        (directory / file).write_text(json.dumps({"resources": [secret]}))  # JSON is YAML
 
 
 def bootstrap(
@@ -44,7 +51,7 @@ def bootstrap(
     node: str = "gateway",
     delta: bool = True,
     secrets: Path | None = None,
-    expected: str = "spiffe://poi-mesh/mesh/xds",
+    expected: str = XDS_ID,
 ) -> dict[str, object]:
     """Envoy's own configuration: where its control plane is ("127.0.0.1:7000"), and an admin port on loopback.
 
@@ -69,6 +76,7 @@ def bootstrap(
             "http2_protocol_options": {"connection_keepalive": {"interval": "20s", "timeout": "10s"}}
         },
     }
+    security = {} if secrets is None else {"transport_socket": _mutual_tls(secrets, expected)}
     return {
         "node": {"id": node, "cluster": "gateway"},
         "admin": {"address": socket("127.0.0.1", admin_port)},
@@ -90,6 +98,7 @@ def bootstrap(
                         "cluster_name": _ADS,
                         "endpoints": [{"lb_endpoints": [{"endpoint": {"address": socket(host, port)}}]}],
                     },
+                    **security,
                 }
             ]
         },
@@ -139,6 +148,7 @@ class Envoy(Program):
         gateway: host:port that the control plane has it listen on.
         delta: the variant of the protocol it speaks with the control plane.
         secrets: of its identity towards the control plane, see `bootstrap`.
+        expected: the SPIFFE id of the control plane, with `secrets`.
     """
 
     def __init__(
@@ -150,11 +160,12 @@ class Envoy(Program):
         name: str = "envoy",
         delta: bool = True,
         secrets: Path | None = None,
+        expected: str = XDS_ID,
     ) -> None:
-        super().__init__(name, data_dir, start_timeout=30.0)
+        super().__init__(name, data_dir, start_timeout=90.0)
         self.gateway = gateway
         self.admin_port = free_port()
-        self._bootstrap = bootstrap(control_plane, self.admin_port, delta=delta, secrets=secrets)
+        self._bootstrap = bootstrap(control_plane, self.admin_port, delta=delta, secrets=secrets, expected=expected)
 
     @property
     def admin_url(self) -> str:

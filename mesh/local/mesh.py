@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 import grpc
 
-from mesh import channels
+from mesh import brokers, channels
 from mesh.local.broker import Broker
 from mesh.local.control import Envoy
 from mesh.local.ports import free_port
@@ -33,7 +33,7 @@ MODULES: Mapping[str, str] = {
     "ingest": "ingest_svc",
 }
 """Service name -> the module that `python -m` runs, in the order of starting; stopped in reverse, so ingest first."""
-AUDIT = "audit"
+AUDIT, GATEWAY = "audit", "gateway"
 USUAL: tuple[str, ...] = tuple(name for name in MODULES if name != AUDIT)
 """Those that a store cannot do without."""
 
@@ -47,13 +47,15 @@ class Mesh:
         data_dir: of this run: one directory a program, and history's log.
         redis_url: of a Redis to use; None starts one (`redis`).
         mqtt_url: of a broker to use; None starts one (`broker`).
-        env: settings for all services, over those of this process (POI_STORE, POI_MODELS_DIR, ...).
+        env: settings for all services, over those of this process (POI_STORE, POI_MODELS_DIR, ...). With a keyring and
+            "audit" a second person can be asked to approve, in stores that are set so.
         services: which of `MODULES` to run; the others are neither started nor waited for. With "audit" among them
             all of them record who reads or changes what is kept of people.
         progress: called with (program, "starting" | "ready" | "stopped").
         autosave_changes: of the broker, see `Broker`.
         ports: of the services' gRPC servers, by name; free ones where not given.
-        secure: mutual TLS between all, and authorisation: clients need certificate and token (`connect`).
+        secure: mutual TLS between all, and authorisation: clients need certificate and token (`connect`). Redis and the
+            broker, where they are its own, speak TLS to those who may.
         gateway: host:port where clients come in through Envoy, in front of all services; "" for no gateway.
     """
 
@@ -72,49 +74,74 @@ class Mesh:
         gateway: str = "",
     ) -> None:
         self.data_dir = data_dir
+        told = {**os.environ, **(env or {})}
+        self.secured: Secured | None = None
+        """Certificates and accounts, where it is `secure`."""
+        if secure:
+            from mesh.local.secured import Secured  # with libraries that take their time to import
+
+            self.secured = Secured(data_dir, told.get("POI_STORE", "store-1"), MODULES)
         self.redis: Redis | None = None
         self.broker: Broker | None = None
+        on_the_broker: Mapping[str, str] = {}
         if not redis_url:
-            self.redis = Redis(data_dir / "redis")
+            self.redis = Redis(data_dir / "redis", tls=self.secured.files("redis") if self.secured else None)
             redis_url = self.redis.url
         if not mqtt_url:
-            self.broker = Broker(data_dir / "broker", autosave_changes=autosave_changes)
+            self.broker = Broker(
+                data_dir / "broker",
+                autosave_changes=autosave_changes,
+                tls=self.secured.files("broker") if self.secured else None,
+                users=self.secured.broker_users if self.secured else (),
+            )
             mqtt_url = self.broker.url
+            if self.secured and self.broker.tls:
+                on_the_broker = self.secured.broker_env(mqtt_url)
+                mqtt_url = brokers.with_files(mqtt_url, self.secured.files("camera"))
         self.redis_url, self.mqtt_url = redis_url, mqtt_url
+        """Of the broker, for cameras."""
         self._progress = progress or (lambda program, state: None)
         self._running = ExitStack()
         wanted = set(services)
         if unknown := wanted - MODULES.keys():
             raise ValueError(f"no such service: {', '.join(sorted(unknown))}; there are {', '.join(MODULES)}")
         ports = {name: (ports or {}).get(name) or free_port() for name in MODULES}
-        self.secured: Secured | None = None
-        """Certificates and accounts, where it is `secure`."""
-        if secure:
-            from mesh.local.secured import Secured  # with libraries that take their time to import
-
-            store = {**os.environ, **(env or {})}.get("POI_STORE", "store-1")
-            self.secured = Secured(data_dir, store, MODULES)
         self.env: dict[str, str] = {
             "POI_REDIS_URL": self.redis_url,
             "POI_MQTT_URL": self.mqtt_url,
+            **on_the_broker,
             "POI_HISTORY_DATA_DIR": str((data_dir / "history-data").resolve()),
             **{f"POI_{name.upper()}_TARGET": f"127.0.0.1:{port}" for name, port in ports.items()},
             **(self.secured.env if self.secured else {}),
             **({"POI_AUDIT_REDIS_URL": self.redis_url} if AUDIT in wanted else {}),
+            # What waits for a second person is sealed.
+            **({"POI_APPROVALS_REDIS_URL": self.redis_url} if AUDIT in wanted and "POI_VAULT_KEYRING" in told else {}),
             **(env or {}),
         }
         """The settings that every service is given."""
         self.control_plane: Service | None = None
         self.gateway: Envoy | None = None
         if gateway:
+            secrets = data_dir / "secrets"
+            edge = self.secured.gateway(secrets) if self.secured else {}
             self.control_plane = Service(
                 "mesh.xds",
                 data_dir / "xds",
                 # Started with everybody else: there is nobody yet whose word could be missed for long.
-                {"POI_XDS_SETTLE_SECONDS": "0.5", **self.env, "POI_XDS_GATEWAY_LISTEN": gateway},
+                {"POI_XDS_SETTLE_SECONDS": "0.5", **edge, **self.env, "POI_XDS_GATEWAY_LISTEN": gateway},
             )
             self.env["POI_CONTROL_PLANE"] = self.control_plane.target
-            self.gateway = Envoy(data_dir / "envoy", self.control_plane.target, gateway)
+            self.gateway = (
+                Envoy(
+                    data_dir / "envoy",
+                    self.control_plane.target,
+                    gateway,
+                    secrets=secrets.resolve(),
+                    expected=self.secured.ids["xds"],
+                )
+                if self.secured
+                else Envoy(data_dir / "envoy", self.control_plane.target, gateway)
+            )
         self.services: dict[str, Service] = {
             name: Service(module, data_dir / name, self.env, port=ports[name])
             for name, module in MODULES.items()
@@ -125,14 +152,23 @@ class Mesh:
         """host:port of a service's gRPC server."""
         return self.services[service].target
 
-    def connect(self, service: str, *roles: Role, subject: str = "demo") -> grpc.aio.Channel:
-        """A channel of somebody with these roles; where nothing is secured, of anybody. The caller closes it."""
+    def connect(self, service: str, *roles: Role, subject: str = "demo", purpose: str = "") -> grpc.aio.Channel:
+        """A channel of somebody with these roles; where nothing is secured, of anybody. The caller closes it.
+
+        Args:
+            service: one of `services`, or "gateway", which leads to all of them.
+            roles: of the caller; without any there is no token.
+            subject: who it is.
+            purpose: why they ask, said with every call.
+        """
+        metadata = {"purpose": purpose} if purpose else {}
+        target = self.gateway.gateway if service == GATEWAY and self.gateway else self.target(service)
         if self.secured is None:
-            return channels.connect(self.target(service))
+            return channels.connect(target, metadata=metadata)
         from mesh.local.secured import TOOL
 
         token = self.secured.token(roles, subject) if roles else ""
-        return channels.connect(self.target(service), service=service, tls=self.secured.files(TOOL), token=token)
+        return channels.connect(target, service=service, tls=self.secured.files(TOOL), token=token, metadata=metadata)
 
     def client_env(self, *roles: Role, subject: str = "demo") -> dict[str, str]:
         """The environment of a `poi` command of somebody with these roles."""

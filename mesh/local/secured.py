@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
+from mesh import brokers
 from mesh.auth import Role
+from mesh.auth.tokens import LOCAL_ISSUER
+from mesh.local.control import write_secrets
 from mesh.pki import Authority
 from mesh.settings import TlsFiles
 from mesh.token import Accounts
@@ -15,6 +19,12 @@ from mesh.token import Accounts
 _LIFETIME: Final = timedelta(days=30)  # a demo may be left to itself; nobody renews what it has
 TOOL: Final = "cli"
 """By what name people's tools are known: it lets them knock, and nothing more."""
+XDS: Final = "xds"
+GATEWAY: Final = "gateway"
+REDIS, BROKER, CAMERA = "redis", "broker", "camera"
+_NOT_OURS: Final = frozenset({TOOL, GATEWAY, REDIS, BROKER, CAMERA})
+_OTHERS: Final = (XDS, *sorted(_NOT_OURS))
+_ON_THE_BROKER: Final = (CAMERA, "ingest", "alert")
 
 
 class Secured:
@@ -25,7 +35,10 @@ class Secured:
         self.accounts = Accounts(directory / "keys")
         authority = Authority(directory / "pki")
         authority.create("poi-mesh")
-        self._files = {name: authority.issue(name, store, _LIFETIME).files for name in (*services, TOOL)}
+        issued = {name: authority.issue(name, store, _LIFETIME) for name in (*services, *_OTHERS)}
+        self._files = {name: one.files for name, one in issued.items()}
+        self.ids = {name: str(one.id) for name, one in issued.items()}
+        """SPIFFE ids, by name."""
         self.accounts.add_key()
         self.authority = authority
 
@@ -37,12 +50,36 @@ class Secured:
         """A token of somebody with these roles, for the mesh's store unless others are named."""
         return self.accounts.issue(subject, set(roles), set(stores) or {self._store}, _LIFETIME)
 
+    def gateway(self, directory: Path) -> dict[str, str]:
+        """Writes Envoy's secrets to `directory`; the settings of a control plane whose gateway asks for tokens."""
+        write_secrets(directory, self.files(GATEWAY).certificate.parent)
+        return {
+            "POI_XDS_GATEWAY_TLS": str(directory.resolve() / "tls.yaml"),
+            "POI_XDS_GATEWAY_UPSTREAM_TLS": str(directory.resolve()),
+            "POI_XDS_GATEWAY_TRUST": self.ids[XDS].rpartition("/")[0],
+            "POI_XDS_GATEWAY_JWKS": str(self.accounts.jwks.resolve()),
+            "POI_XDS_GATEWAY_JWT_ISSUERS": json.dumps([LOCAL_ISSUER]),
+        }
+
+    @property
+    def broker_users(self) -> list[str]:
+        """Those who may use the broker, by what stands in their certificates."""
+        return [f"{self._store}/{name}" for name in _ON_THE_BROKER]
+
+    def broker_env(self, url: str) -> dict[str, str]:
+        """Settings of the services that use the broker at `url`, each with its own certificate."""
+        return {
+            f"POI_{name.upper()}_MQTT_URL": brokers.with_files(url, self.files(name))
+            for name in _ON_THE_BROKER
+            if name != CAMERA
+        }
+
     @property
     def env(self) -> dict[str, str]:
         """The settings of all services."""
         told = {"POI_AUTH": "required", "POI_JWKS": str(self.accounts.jwks.resolve())}
         for name, files in self._files.items():
-            if name != TOOL:
+            if name not in _NOT_OURS:
                 told |= tls_env(files, f"POI_{name.upper()}_")
         return told
 

@@ -23,7 +23,7 @@ _BACKDATED: Final = timedelta(minutes=5)
 """Clocks differ: what was made now must be good on a machine that is a little behind."""
 _RENEW_AT: Final = 2 / 3
 """Of a certificate's life."""
-_SERVERS: Final = frozenset({*SERVICES, "gateway", "xds", "console", "audit"})
+_SERVERS: Final = frozenset({*SERVICES, "gateway", "console", "redis", "broker"})
 """Who is called, and not only calls."""
 
 

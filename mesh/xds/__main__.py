@@ -7,7 +7,7 @@ from poi.v1 import registry_pb2_grpc
 from mesh.aio import Background
 from mesh.server import Server, run
 from mesh.settings import load, refuse
-from mesh.xds import ads, plane
+from mesh.xds import ads, jwks, plane
 from mesh.xds.descriptors import descriptor_set
 from mesh.xds.gateway import Edge
 from mesh.xds.openapi import document
@@ -28,10 +28,14 @@ def assemble(settings: XdsSettings) -> Server:
     source = source_of(settings, server)
     server.add(ads.add_to_server, ads.AdsServicer(board, server.draining), ads.SERVICE)
     server.set_serving(ads.SERVICE, False)  # until the source has said everything once
-    follower = plane.Plane(
-        board, plane.Builder(SERVICES.values(), edge_of(settings)), lambda: server.set_serving(ads.SERVICE, True)
-    )
+    edge = edge_of(settings)
+    follower = plane.Plane(board, plane.Builder(SERVICES.values(), edge), lambda: server.set_serving(ads.SERVICE, True))
     background = Background()
+    keys = settings.gateway_jwks
+    if keys is not None:
+        server.on_start(
+            lambda: background.start("keys", lambda: follower.exchange_keys(edge, jwks.changes(keys, edge.jwks)))
+        )
     server.on_start(lambda: background.start("follow", lambda: follower.follow(source)))
     server.on_stop(background.close)
     return server
@@ -50,18 +54,19 @@ def source_of(settings: XdsSettings, server: Server) -> Source:
 
 def edge_of(settings: XdsSettings) -> Edge:
     """The gateway that is configured."""
-    jwks = ""
+    keys = ""
     if settings.gateway_jwks is not None:
         try:
-            jwks = settings.gateway_jwks.read_text(encoding="utf-8")
-        except OSError as error:
-            refuse("mesh.xds", f"POI_XDS_GATEWAY_JWKS: {settings.gateway_jwks}: {error.strerror or error}")
+            keys = jwks.read(settings.gateway_jwks)
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            refuse("mesh.xds", f"POI_XDS_GATEWAY_JWKS: {settings.gateway_jwks}: {why}")
         if not settings.gateway_jwt_issuers:
             refuse("mesh.xds", "POI_XDS_GATEWAY_JWT_ISSUERS: keys are given but no issuer")
     return Edge(
         listen=settings.gateway_listen,
         descriptors=descriptor_set(),
-        openapi=document(secured=bool(jwks)),
+        openapi=document(secured=bool(keys)),
         cors_origins=settings.gateway_cors_origins,
         calls_per_second=settings.gateway_calls_per_second,
         burst=settings.gateway_burst,
@@ -70,7 +75,7 @@ def edge_of(settings: XdsSettings) -> Edge:
         tls=settings.gateway_tls,
         upstream_tls=settings.gateway_upstream_tls,
         trust=settings.gateway_trust,
-        jwks=jwks,
+        jwks=keys,
         jwt_issuers=settings.gateway_jwt_issuers,
         jwt_audience=settings.gateway_jwt_audience,
     )

@@ -17,6 +17,7 @@ from envoy_data_plane.envoy.extensions.transport_sockets.tls import v3 as tls
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
 from envoy_data_plane.google.protobuf import Any, Struct
 
+from mesh.peers import HEADER
 from mesh.settings import split_host_port
 from mesh.xds import filters, strict
 from mesh.xds.model import Checks, Service
@@ -47,6 +48,56 @@ _ACCESS_LOG: Mapping[str, str] = {
     "replica": "%UPSTREAM_HOST%",
     "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
 }
+
+
+_NO_TOKEN = accesslog.AccessLogFilter(
+    and_filter=accesslog.AndFilter(
+        filters=[
+            accesslog.AccessLogFilter(
+                status_code_filter=accesslog.StatusCodeFilter(
+                    comparison=accesslog.ComparisonFilter(
+                        op=accesslog.ComparisonFilterOp.EQ,
+                        value=core.RuntimeUInt32(default_value=401, runtime_key="gateway.no_token"),
+                    )
+                )
+            ),
+            # Of a gRPC call this text becomes the status message.
+            accesslog.AccessLogFilter(
+                header_filter=accesslog.HeaderFilter(
+                    header=route.HeaderMatcher(
+                        name="content-type",
+                        string_match=matcher.StringMatcher(prefix="application/grpc"),
+                        invert_match=True,
+                        treat_missing_header_as_empty=True,
+                    )
+                )
+            ),
+        ]
+    )
+)
+_ANSWERS = hcm.LocalReplyConfig(
+    mappers=[
+        hcm.ResponseMapper(
+            filter=_NO_TOKEN,
+            body_format_override=core.SubstitutionFormatString(
+                json_format=Struct.from_dict(
+                    {
+                        "code": 16,
+                        "message": "%LOCAL_REPLY_BODY%",
+                        "details": [
+                            {
+                                "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+                                "reason": "TOKEN_INVALID",
+                                "domain": "poi-mesh",
+                            }
+                        ],
+                    }
+                )
+            ),
+        )
+    ]
+)
+"""An error of a REST call is a google.rpc.Status in JSON, the gateway's own about tokens too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +172,7 @@ def _listener(services: list[Service], edge: Edge) -> listener.Listener:
             initial_connection_window_size=4 << 20,
             connection_keepalive=core.KeepaliveSettings(interval=seconds(30), timeout=seconds(10)),
         ),
+        local_reply_config=_ANSWERS,
         access_log=[
             accesslog.AccessLog(
                 name="stdout",
@@ -181,6 +233,12 @@ def _routes(services: list[Service], edge: Edge) -> route.RouteConfiguration:
                 domains=["*"],
                 routes=[document, rest, *(item for service in services for item in routes(service))],
                 typed_per_filter_config={filters.CORS: Any.pack(filters.cors_policy(edge.cors_origins))},
+            )
+        ],
+        request_headers_to_add=[
+            core.HeaderValueOption(
+                header=core.HeaderValue(key=HEADER, value="%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"),
+                append_action=core.HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
             )
         ],
         max_direct_response_body_size_bytes=max(4096, len(edge.openapi.encode())),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
+from dataclasses import replace
 
 import structlog
 
@@ -23,10 +24,12 @@ class Builder:
 
     def __init__(self, services: Iterable[Service], edge: gateway.Edge) -> None:
         self._services = list(services)
-        self._static = {
-            GRPC: Snapshot.of(proxyless.messages(self._services)),
-            ENVOY: Snapshot.of(gateway.messages(self._services, edge)),
-        }
+        self._static = {GRPC: Snapshot.of(proxyless.messages(self._services))}
+        self.meet(edge)
+
+    def meet(self, edge: gateway.Edge) -> None:
+        """From now on the gateway is this one."""
+        self._static[ENVOY] = Snapshot.of(gateway.messages(self._services, edge))
 
     def __call__(self, endpoints: Endpoints) -> Snapshots:
         """What each kind of client is served. A service without replicas is there too: its calls fail, or wait."""
@@ -39,9 +42,10 @@ class Builder:
 class Plane:
     """Follows a source."""
 
-    def __init__(self, board: Board, build: Callable[[Endpoints], Snapshots], published: Callable[[], None]) -> None:
+    def __init__(self, board: Board, build: Builder, published: Callable[[], None]) -> None:
         """`build` makes snapshots of replicas; `published` is called after each that was put up."""
         self._board, self._build, self._published = board, build, published
+        self._last: Endpoints | None = None
 
     async def follow(self, source: Source) -> None:
         """Publish what the source says for as long as it speaks."""
@@ -49,7 +53,17 @@ class Plane:
             async for endpoints in said:
                 self._take(endpoints)
 
+    async def exchange_keys(self, edge: gateway.Edge, keys: AsyncGenerator[str, None]) -> None:
+        """Have the gateway take the tokens of whichever keys there are."""
+        async with aclosing(keys) as said:
+            async for jwks in said:
+                self._build.meet(replace(edge, jwks=jwks))
+                _log.info("gateway_keys_exchanged")
+                if self._last is not None:
+                    self._take(self._last)
+
     def _take(self, endpoints: Endpoints) -> None:
+        self._last = endpoints
         try:
             made = self._build(endpoints)
         except ValueError:  # what was published before is better than nothing

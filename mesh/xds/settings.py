@@ -46,13 +46,13 @@ class XdsSettings(ServerSettings):
     gateway_trusted_hops: Annotated[int, Field(ge=0, le=10)] = 0
     """Proxies in front of the gateway whose X-Forwarded-For tells the client's address."""
     gateway_tls: OptionalPath = None
-    """SDS file for Envoy that names the gateway's certificate (deploy/envoy/tls.yaml); nothing: plaintext."""
+    """SDS file for Envoy that names the gateway's certificate (deploy/envoy/tls/tls.yaml); nothing: plaintext."""
     gateway_upstream_tls: OptionalPath = None
     """Directory of SDS files for Envoy, identity.yaml and authority.yaml: who it is to services, whom it believes."""
     gateway_trust: str = "spiffe://poi-mesh/mesh"
     """With upstream TLS: what services' SPIFFE ids begin with; "/match" follows."""
     gateway_jwks: OptionalPath = None
-    """JSON Web Key Set, read here at start; with it, Envoy lets no call through without a valid token."""
+    """JSON Web Key Set, read here, again when it changes; with it, Envoy lets no call through without a valid token."""
     gateway_jwt_issuers: tuple[str, ...] = ()
     """Issuers whose tokens are taken, as JSON."""
     gateway_jwt_audience: str = "poi-mesh"

@@ -265,6 +265,9 @@ class Context:
     def peer(self) -> str:
         return "ipv4:127.0.0.1:1"
 
+    def auth_context(self) -> dict[str, list[bytes]]:
+        return {}
+
 
 async def answer(request: Any, context: Any) -> str:
     return "answer"

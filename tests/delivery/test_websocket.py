@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,10 +14,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Origin
 
 from mesh.errors import FailedPrecondition
-from mesh.local import LaunchError, Redis, Service
-from mesh.local.secured import tls_env
-from mesh.pki import Authority
-from mesh.token import Accounts
+from mesh.local import Redis
 from tests.alert_svc.support import candidate, fails, raise_alerts
 from tests.conftest import StartService
 from tests.delivery.support import Client, client_of, env, settled
@@ -166,17 +161,3 @@ async def test_without_a_port_there_are_no_websocket_targets(
         error = await fails(other.create(websocket=Feed()))
     assert isinstance(error, FailedPrecondition)
     assert error.reason == "WEBSOCKET_OFF"
-
-
-def test_where_callers_must_be_known_the_port_stays_shut(tmp_path: Path) -> None:
-    """Its clients have neither certificate nor token."""
-    authority = Authority(tmp_path / "pki")
-    authority.create("poi-mesh")
-    files = authority.issue("alert", "store-1", timedelta(hours=1)).files
-    accounts = Accounts(tmp_path / "keys")
-    accounts.add_key()
-    wanted = tls_env(files) | {"POI_AUTH": "required", "POI_JWKS": str(accounts.jwks)}
-    wanted |= {"POI_ALERT_WEBSOCKET_LISTEN": "127.0.0.1:0", "POI_ALERT_LISTEN": "127.0.0.1:0"}
-
-    with pytest.raises(LaunchError, match="websocket_listen: its clients show neither certificate nor token"):
-        Service("alert_svc", tmp_path, wanted).start()

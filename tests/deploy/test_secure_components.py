@@ -17,7 +17,7 @@ from tests.deploy.test_manifests import K8S, OVERLAYS, Resource, container, docu
 
 AUDIT, VAULT = K8S / "components" / "audit", K8S / "components" / "vault"
 RESOURCES = [resource for name in kustomization(AUDIT)["resources"] for resource in documents(AUDIT / name)]
-SEALING = ("match", "history", "alert")
+SEALING = ("match", "history", "alert", "audit")
 
 
 def find(kind: str, resources: list[Resource], name: str) -> Resource:

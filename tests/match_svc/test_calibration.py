@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,13 @@ from match_svc import calibration
 from match_svc.calibration import Calibration, command, measure, shipped
 from match_svc.calibration.table import ALIGNED, UNALIGNED, Pipeline, Table
 from match_svc.settings import MatchServerSettings
+from mesh.auth import Role
 from mesh.errors import FailedPrecondition
+from mesh.local.secured import tls_env
+from mesh.pki import Authority
 from mesh.server import Server
 from mesh.settings import load
+from mesh.token import Accounts
 from tests.support import embedding, similar, unit
 from tests.support.vectors import Vector
 
@@ -291,6 +296,39 @@ async def test_a_small_table_is_written_and_says_that_it_is_too_small(eyes: str,
 
     assert status == 0
     assert "8 impostor pairs are too few" in told
+    assert Table.model_validate_json(out.read_text()).identities == 2
+
+
+async def test_a_secured_embedding_service_takes_who_has_a_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    authority, accounts = Authority(tmp_path / "pki"), Accounts(tmp_path / "keys")
+    authority.create("poi-mesh")
+    ours, tool = (authority.issue(name, "s1", timedelta(hours=1)).files for name in ("embed", "cli"))
+    token = accounts.issue("ann", {Role.ANALYST}, {"s1"}, timedelta(hours=1))
+    settings = MatchServerSettings(
+        listen="127.0.0.1:0",
+        metrics_listen="",
+        drain_seconds=0.0,
+        tls_certificate=ours.certificate,
+        tls_key=ours.key,
+        tls_ca=ours.ca,
+        auth="required",
+        jwks=str(accounts.jwks),
+    )
+    folder, out = album(tmp_path / "two", people=2, photos=2), tmp_path / "own.json"
+    for name, value in tls_env(tool).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("POI_STORE", "s1")
+    server = Server(settings)
+    server.add(embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server, Eyes(), "poi.v1.EmbeddingService")
+    async with server:
+        without, _ = await calibrated(folder, "--out", out, "--embed", server.address)
+        monkeypatch.setenv("POI_TOKEN", token)
+        with_it, _ = await calibrated(folder, "--out", out, "--embed", server.address)
+
+    assert (without, with_it) == (1, 0)
+    assert "calibrate: you may not do this (NO_ROLE): POI_TOKEN, POI_STORE\n" in capsys.readouterr().err
     assert Table.model_validate_json(out.read_text()).identities == 2
 
 

@@ -49,7 +49,7 @@ def certificate(directory: Path, serial: int) -> None:
 
 
 def sds(path: Path, directory: Path) -> None:
-    """As deploy/envoy/tls.yaml."""
+    """As deploy/envoy/tls/tls.yaml."""
     secret = {
         "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
         "name": "gateway",
@@ -115,7 +115,8 @@ async def test_no_call_without_a_token_and_certificates_change_in_flight(
 
         await until(lambda: _is(status(), 200))
         assert server.metadata["authorization"].startswith("Bearer "), "the service looks at it as well"
-        assert (await http.get(GALLERY)).status_code == 401
+        refused = await http.get(GALLERY)
+        assert (refused.status_code, refused.json()["code"], refused.json()["message"]) == (401, 16, "Jwt is missing")
         assert await status(aud="somebody-else") == 403
         assert await status(iss="https://elsewhere.example") == 401
         assert await status(exp=int(time.time()) - 600) == 401
