@@ -31,6 +31,8 @@ _log = structlog.get_logger(__name__)
 
 _FIRST_SECONDS: Final = 0.3
 """A camera takes about so long to answer."""
+_GATHER_SECONDS: Final = 0.2
+"""What was raised meanwhile is taken over together: none of it is looked after sooner than that anyway."""
 _SETTLE_SECONDS: Final = 3.0
 """So long the frame kept for the match is waited for before another one of the appearance will do."""
 _MAX_SECONDS: Final = 5.0
@@ -93,9 +95,10 @@ class PictureMaker:
         cursor = await self._waiting.cursor()
         while True:
             leave_if_cancelled()
-            after = await self._waiting.take(token, cursor, _FIRST_SECONDS)
+            after = await self._waiting.take(token, cursor, _FIRST_SECONDS - _GATHER_SECONDS / 2)
             if after != cursor:
                 self._changed.set()
+                await asyncio.sleep(_GATHER_SECONDS)
             cursor = after
 
     async def _look_after(self) -> None:
