@@ -23,10 +23,10 @@ FUZZ_SECONDS ?= 1800
 # Debian keeps servers where an ordinary user's PATH does not look.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin
 
-.PHONY: help demo test fuzz lint bench bench-full proto models media lock image clean ready
+.PHONY: help demo test fuzz lint bench bench-secure bench-full proto models media lock image clean ready
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 demo: $(RUNTIME) $(STUBS) ## the whole mesh on recorded cameras, alerts as they come (ONCE=1: then end; SECURE=1: TLS, roles, audit)
 	@$(PY) -m demo $(if $(filter-out 0,$(ONCE)),--once) $(if $(filter-out 0,$(SECURE)),--secure)
@@ -44,11 +44,19 @@ lint: $(DEV) $(STUBS) $(NODE) ## ruff, mypy --strict, buf lint, buf breaking
 	@node_modules/.bin/buf lint
 	@scripts/breaking.sh
 
-bench: $(DEV) $(STUBS) ## measure the mesh, galleries to 100,000, alerts to 1,000 clients, history (ARGS="--help": the mesh only)
+bench: $(DEV) $(STUBS) ## measure the mesh, galleries to 100,000, alerts to 1,000 clients, history, security (ARGS="--help": the mesh only)
 	@$(PY) -m bench $(ARGS)
 	@[ -n "$(ARGS)" ] || $(PY) -m bench.match --rows 1000 --rows 10000 --rows 100000
 	@[ -n "$(ARGS)" ] || GRPC_VERBOSITY=ERROR $(PY) -m bench.alerts
 	@[ -n "$(ARGS)" ] || $(PY) -m bench.history
+	@[ -n "$(ARGS)" ] || $(MAKE) bench-secure
+
+bench-secure: $(DEV) $(STUBS) ## measure what TLS, authorisation, audit, encryption and the gateway cost
+	@$(PY) -m bench.secure
+	@$(PY) -m bench.vault
+	@$(PY) -m bench.edge
+	@$(PY) -m bench --faces 4 --pois 1000 --seconds 20
+	@$(PY) -m bench --faces 4 --pois 1000 --seconds 20 --secure
 
 bench-full: $(DEV) $(STUBS) ## measure galleries to a million, history with ten million faces (16 GB of memory, 10 GB of disk)
 	@$(PY) -m bench.match

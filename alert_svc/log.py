@@ -67,6 +67,8 @@ class Raised(NamedTuple):
     """That alert is another person's, which names this one as runner-up."""
     rejected: bool = False
     """Somebody said that it is not this person; the name is "" where there was no alert before."""
+    escalates_at: float = 0.0
+    """From what similarity on a match of the person escalates the alert; 0 where that is not known."""
 
 
 class AlertLog:
@@ -108,7 +110,8 @@ class AlertLog:
             holders: dict[bytes, list[tuple[int, int]]] = {}
             for index, (code, snapshot) in zip(pending, answers, strict=True):
                 if code == scripts.CREATED:
-                    outcome[index] = Raised(alerts[index].name, created=True, suppressed=False)
+                    at = alerts[index].match.similarity + policy.margin
+                    outcome[index] = Raised(alerts[index].name, created=True, suppressed=False, escalates_at=at)
                     metrics.expect(alerts[index].match.poi, alerts[index].match, alerts[index].camera)
                 elif code == scripts.REJECTED:
                     name = alerts[index].name if snapshot else ""
@@ -121,9 +124,13 @@ class AlertLog:
                     if holder.state == FALSE_MATCH:
                         dismissed |= {alert_id(holder.match.poi, alerts[index].appearance) for index in others}
                         takes = [(index, code) for index, code in takes if code != scripts.RUNNER_UP]
-                name = await self._absorb(snapshot, [(alerts[index], code) for index, code in takes], policy)
-                if name:
-                    outcome |= {index: Raised(name, False, *_ADDED[code]) for index, code in takes}
+                held = await self._absorb(snapshot, [(alerts[index], code) for index, code in takes], policy)
+                if held is None:
+                    continue
+                for index, code in takes:
+                    # Whoever is a runner-up has an alert of their own once that one is rejected, which is to be tried.
+                    at = 0.0 if code == scripts.RUNNER_UP else held.match.similarity + policy.margin
+                    outcome[index] = Raised(held.name, False, *_ADDED[code], escalates_at=at)
         return [outcome[index] for index in range(len(alerts))]
 
     async def get(self, name: str) -> alert_pb2.Alert:
@@ -290,22 +297,24 @@ class AlertLog:
         answers: Sequence[tuple[int, bytes]] = await self._raise(keys=[*keys, reports.key(store_id)], args=arguments)
         return answers
 
-    async def _absorb(self, before: bytes, takes: Sequence[tuple[alert_pb2.Alert, int]], policy: Policy) -> str:
-        """Lets an alert take in candidates, each with its code; its name, "" where it has moved on meanwhile."""
+    async def _absorb(
+        self, before: bytes, takes: Sequence[tuple[alert_pb2.Alert, int]], policy: Policy
+    ) -> alert_pb2.Alert | None:
+        """Lets an alert take in candidates, each with its code; as it is then, None where it moved on meanwhile."""
         alert = alert_pb2.Alert.FromString(before)
         # One appearance may be in a request twice.
         repeats = {each.name: each for each, code in takes if code == scripts.REPEAT}
         if repeats and alert.state not in OPEN:
-            return ""  # it was closed at this moment, and its window with it
+            return None  # it was closed at this moment, and its window with it
         again = [each for each, code in takes if code in (scripts.EXISTS, scripts.ADDED_BEFORE)]
         others = [each for each, code in takes if code == scripts.RUNNER_UP]
         changed = escalation.absorbed(alert, again, list(repeats.values()), others, policy.margin, now())
         if changed is None:
-            return alert.name
+            return alert
         starts_waiting = escalation.waits(changed) and not escalation.waits(alert)
         event = escalation.event_of(alert, changed)
         due = ns(changed.update_time) // 1_000_000 if starts_waiting else "keep"
-        return alert.name if await self._write(before, changed, event, due=due, takes=repeats) else ""
+        return changed if await self._write(before, changed, event, due=due, takes=repeats) else None
 
     async def _write(
         self,

@@ -62,7 +62,9 @@ class AlertServicer(alert_pb2_grpc.AlertServiceServicer):
         outcome = iter(await self._log.raise_all(store_id, alerts) if alerts else [])
         for raised in response.alerts:
             if raised.alert:
-                raised.alert, raised.created, raised.suppressed, raised.runner_up, raised.rejected = next(outcome)
+                what = next(outcome)
+                raised.alert, raised.created, raised.suppressed, raised.runner_up, raised.rejected = what[:5]
+                raised.escalation_similarity = what.escalates_at
         fresh = sum(raised.created for raised in response.alerts)
         suppressed = sum(raised.suppressed for raised in response.alerts)
         metrics.RAISED.inc(fresh)

@@ -44,6 +44,7 @@ class Plan:
     rate: float
     """Detections a second to hold instead of searching for the highest; 0 searches."""
     profile: bool
+    secure: bool
     out: Path
 
 
@@ -60,13 +61,16 @@ def main(
     profile_: Annotated[
         bool, typer.Option("--profile", help="Also sample each server at three quarters of the rate (py-spy).")
     ] = False,
+    secure: Annotated[
+        bool, typer.Option("--secure", help="With mutual TLS, authorisation, audit and encryption at rest.")
+    ] = False,
     out: Annotated[Path, typer.Option(help="Directory for the results.")] = _ROOT / "build" / "bench",
 ) -> None:
     """Measure the running mesh on this machine: sustained rate, alert latency, CPU, each beside the broker alone."""
     plan = (
-        Plan([4], [10], 3.0, 2.0, 3.0, 500, rate or 100.0, profile_, out)
+        Plan([4], [10], 3.0, 2.0, 3.0, 500, rate or 100.0, profile_, secure, out)
         if quick
-        else Plan(faces, sorted(pois), seconds, 4.0, min(seconds, 20.0), 8000, rate, profile_, out)
+        else Plan(faces, sorted(pois), seconds, 4.0, min(seconds, 20.0), 8000, rate, profile_, secure, out)
     )
     console = Console(highlight=False)
     try:
@@ -92,7 +96,7 @@ async def _measure(plan: Plan, console: Console) -> Report:
     plan.out.mkdir(parents=True, exist_ok=True)
     # Beside the results, not in /tmp, which may be memory: history's log is to be synced to a disk.
     with tempfile.TemporaryDirectory(prefix="run-", dir=plan.out) as directory, Generator() as generator:
-        async with Rig(Path(directory) / "mesh", generator, progress) as rig:
+        async with Rig(Path(directory) / "mesh", generator, progress, secure=plan.secure) as rig:
             about = machine.describe(rig.mesh)
             rows: list[Row] = []
             guess = dict(_FIRST_GUESS)
@@ -110,6 +114,7 @@ async def _measure(plan: Plan, console: Console) -> Report:
         command=shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
         seconds=time.monotonic() - began,
         machine=about,
+        secure=plan.secure,
         data=(
             f"synthetic, {CAMERAS} cameras, face embeddings of 256 float32 in base64 as DL Streamer sends them; each "
             f"person is seen {DETECTIONS_A_TRACK} times, {ENROLLED_SHARE:.0%} of them are enrolled"

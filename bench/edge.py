@@ -25,7 +25,9 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
+from bench import machine
 from bench.lag import quantile
+from bench.results import Machine
 from mesh.channels import connect
 from mesh.local import Mesh, Service, free_port
 
@@ -57,6 +59,7 @@ class Loss(BaseModel):
 class EdgeReport(BaseModel):
     """A whole run."""
 
+    machine: Machine
     direct: Cost
     gateway: Cost
     ratio_p50: float
@@ -104,6 +107,7 @@ async def measure(directory: Path, seconds: float) -> EdgeReport:
     mesh = Mesh(directory, env=limits, services=["match"], gateway=gateway)
     await asyncio.to_thread(mesh.start)
     try:
+        about = machine.describe(mesh)
         direct, through = await _costs(mesh, gateway, seconds)
         losses = [
             await _loss(mesh, gateway, "taken out", seconds, _taken_out),
@@ -113,6 +117,7 @@ async def measure(directory: Path, seconds: float) -> EdgeReport:
     finally:
         await asyncio.to_thread(mesh.stop)
     return EdgeReport(
+        machine=about,
         direct=direct,
         gateway=through,
         ratio_p50=through.p50_ms / direct.p50_ms,
@@ -199,6 +204,10 @@ def _cpu(pid: int) -> float:
 
 def show(console: Console, report: EdgeReport) -> None:
     """The report as two tables."""
+    about = report.machine
+    console.print(
+        f"{about.cores} x {about.cpu}, load average {about.load_average} before the start", markup=False, soft_wrap=True
+    )
     costs = Table(title="match_svc directly, and through the gateway", title_justify="left")
     for heading in ("", "calls/s", "p50 ms", "p99 ms", "CPU us a call"):
         costs.add_column(heading)

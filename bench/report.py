@@ -19,7 +19,8 @@ def show(console: Console, report: Report) -> None:
         f"Machine: {machine.cores} x {machine.cpu}, {machine.memory_gib:g} GiB, {machine.system}; "
         f"load average {machine.load_average} before the start\n"
         f"With: Python {machine.python}, {machine.broker}, {machine.redis}\n"
-        f"Data: {report.data}\nCommand: {report.command}",
+        f"Data: {report.data}\nCommand: {report.command}\n"
+        f"Security: {'TLS, authorisation, audit, encryption at rest' if report.secure else 'off'}",
         markup=False,
     )
     console.print(_speed(report))

@@ -94,5 +94,7 @@ class Report(BaseModel):
     command: str
     seconds: float
     machine: Machine
+    secure: bool = False
+    """With mutual TLS, authorisation, audit and encryption at rest."""
     data: str
     rows: list[Row]

@@ -22,8 +22,10 @@ from bench.enrolment import synthetic_poi
 from bench.load import PEOPLE_SEED, Generator, Job, Played
 from bench.results import Run
 from clients.replay import People
-from mesh import channels, embeddings, names
-from mesh.local import MODULES, Mesh
+from mesh import embeddings, names
+from mesh.local import USUAL, Mesh
+from mesh.local.mesh import AUDIT
+from mesh.principal import Role
 
 T = TypeVar("T")
 
@@ -63,14 +65,18 @@ class Rig:
     embed_svc is left out: cameras send embeddings, and people are enrolled by embeddings, so it would only idle.
     """
 
-    def __init__(self, directory: Path, generator: Generator, progress: Callable[[str], None]) -> None:
+    def __init__(
+        self, directory: Path, generator: Generator, progress: Callable[[str], None], *, secure: bool = False
+    ) -> None:
+        """`secure`: with mutual TLS, authorisation, the audit log and everything sealed that is stored."""
         self.generator = generator
         self._progress = progress
         self.mesh = Mesh(
             directory,
-            env={"POI_STORE": STORE},
-            services=[name for name in MODULES if name != "embed"],
+            env={"POI_STORE": STORE, **(_vault(directory / "keys") if secure else {})},
+            services=[name for name in (*USUAL, *([AUDIT] if secure else [])) if name != "embed"],
             autosave_changes=_NEVER_REWRITE,
+            secure=secure,
         )
         self._people = People(PEOPLE_SEED)
         self._channels: list[grpc.aio.Channel] = []
@@ -199,7 +205,7 @@ class Rig:
         return task.result()
 
     def _channel(self, service: str) -> grpc.aio.Channel:
-        channel = channels.connect(self.mesh.target(service))
+        channel = self.mesh.connect(service, Role.OPERATOR, Role.ENROLLER, subject="bench")
         self._channels.append(channel)
         return channel
 
@@ -259,6 +265,19 @@ class Rig:
         """CPU seconds that each process has used."""
         times = {name: psutil.Process(pid).cpu_times() for name, pid in self._pids.items()}
         return {name: spent.user + spent.system for name, spent in times.items()}
+
+
+def _vault(directory: Path) -> dict[str, str]:
+    """Keys of the store, and the settings of servers that seal with them."""
+    from mesh.vault import keyring, masters  # with libraries that take their time to import
+
+    directory.mkdir(parents=True)
+    ring, master = directory / "keyring.json", directory / "master"
+    masters.create_file(master)
+    where = f"file:{master.resolve()}"
+    with keyring.editing(ring, create=True) as keys:
+        keys.add(STORE, masters.load(where))
+    return {"POI_VAULT_KEYRING": str(ring.resolve()), "POI_VAULT_MASTER": where}
 
 
 def _busy() -> float:

@@ -135,7 +135,8 @@ class HistoryServicer(history_pb2_grpc.HistoryServiceServicer):
         if found is None or found.end_ns < self._history.oldest_ns():
             raise NotFound(request.name)
         response = translate.appearance(store, found)
-        await self._visits.attach([response])
+        if request.view != history_pb2.APPEARANCE_VIEW_BASIC:
+            await self._visits.attach([response])
         return response
 
     async def EraseAppearances(

@@ -25,7 +25,7 @@ from ingest_svc.scene_flow import SceneFlow
 from ingest_svc.scenes import SceneParser
 from ingest_svc.service import SERVICE, IngestService
 from ingest_svc.settings import IngestSettings
-from mesh import channels, names, redis
+from mesh import calling, channels, names, redis
 from mesh.aio import Background
 from mesh.server import Server, run
 from mesh.settings import load
@@ -50,7 +50,9 @@ async def main() -> None:
     # Of their own: a frame waits for a disk or an object store, and nobody's alert waits for a frame.
     frames = stream("frames", history_pb2_grpc.HistoryServiceStub(opened["history"]).AppendDetections)
     match = stream("match", match_pb2_grpc.MatchServiceStub(opened["match"]).MatchDetections)
-    region = stream("region", region_pb2_grpc.RegionServiceStub(opened["region"]).RecordSceneUpdates)
+    of_store = calling.headers({calling.STORE_HEADER: settings.store})
+    scene_updates = region_pb2_grpc.RegionServiceStub(opened["region"]).RecordSceneUpdates
+    region = stream("region", partial(scene_updates, metadata=of_store))
     alerts = AlertRaiser(parent, alert_pb2_grpc.AlertServiceStub(opened["alert"]))
 
     topics = Topics(settings.topic_root)

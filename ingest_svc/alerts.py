@@ -21,6 +21,7 @@ _LEAST_SECONDS, _MOST_SECONDS = 2.0, 30.0
 missed, as a call that is given up and repeated while the server works on it only adds to the load."""
 
 Candidates = Sequence[alert_pb2.AlertCandidate]
+Answers = Sequence[alert_pb2.RaisedAlert]
 
 
 class AlertRaiser:
@@ -32,8 +33,8 @@ class AlertRaiser:
         self._turns = asyncio.Semaphore(_CALLS)
         self._seconds = _LEAST_SECONDS
 
-    async def raise_alerts(self, fresh: Callable[[], Awaitable[Candidates]]) -> int:
-        """How many alerts were raised for the first time. Returns when all are durable.
+    async def raise_alerts(self, fresh: Callable[[], Awaitable[Candidates]]) -> Answers:
+        """What became of each candidate that `fresh` gave last; nothing of none. Returns when all are durable.
 
         `fresh` gives the candidates, at most 256, and is asked before each attempt: what has waited may not be true any
         more. Raises the MeshError of a request that the service will never take.
@@ -43,7 +44,7 @@ class AlertRaiser:
             async with self._turns:
                 candidates = await fresh()
                 if not candidates:
-                    return 0
+                    return ()
                 response = await self._try(alert_pb2.RaiseAlertsRequest(parent=self._parent, candidates=candidates))
             if response is not None:
                 break
@@ -51,7 +52,7 @@ class AlertRaiser:
             backoff = min(backoff * 2, _MAX_BACKOFF)
         for item in response.errors:
             _log.error("alert_refused", reason=errors.from_status(item.status).reason, detection=item.item_id)
-        return sum(item.created for item in response.alerts)
+        return response.alerts
 
     async def _try(self, request: alert_pb2.RaiseAlertsRequest) -> alert_pb2.RaiseAlertsResponse | None:
         """None where it has to be tried again."""

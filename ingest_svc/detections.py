@@ -223,11 +223,15 @@ class DetectionFlow:
         candidates, sent = self._news(results, by_id, appearances)
         if not candidates:
             return
-        self.raised_alerts += await self._alerts.raise_alerts(fresh)
+        answers = await self._alerts.raise_alerts(fresh)
+        self.raised_alerts += sum(answer.created for answer in answers)
         firsts = {(candidate.appearance, candidate.match.poi): candidate for candidate in reversed(candidates)}
         for key, candidate in firsts.items():
             if key not in self._sent:
                 self._on_sighting(by_id[candidate.detection_id], candidate.appearance, history_pb2.FRAME_KIND_MATCH)
+        for candidate, answer in zip(candidates, answers, strict=True):
+            key = candidate.appearance, candidate.match.poi
+            sent[key] = sent[key].known(answer.escalation_similarity)
         self._sent.keep(sent)
 
     def _news(

@@ -9,8 +9,10 @@ from typing import Final, NamedTuple
 from poi.v1 import match_pb2
 
 MARGIN: Final = 0.01
-"""A match that is better by so much (cosine similarity) is sent again: the smallest escalation margin that a store can
-set. From 0.45 to 1 that is 55 times at most."""
+"""A match that is better by so much (cosine similarity) is sent again where the alert service did not say what it
+takes: the smallest escalation margin that a store can set."""
+_OTHERS_MARGIN: Final = 0.05
+"""A runner-up that is better by so much is news as well."""
 _MOST_NAMED: Final = 10
 """New runners-up of one match beyond these are no news: an alert names no more."""
 _REMEMBERED: Final = 65_536
@@ -25,10 +27,16 @@ class Sent(NamedTuple):
 
     similarity: float
     severity: int
+    next_similarity: float
+    """From what similarity on a match says more."""
     always: frozenset[str]
     """Who was a runner-up each time. One who is not any more does not hold the person's own alert back any more."""
-    ever: frozenset[str]
-    """Who was a runner-up any time."""
+    ever: Mapping[str, float]
+    """Who was a runner-up any time, and the highest similarity of each."""
+
+    def known(self, next_similarity: float) -> Sent:
+        """With what the alert service says that it takes; 0 where it does not."""
+        return self._replace(next_similarity=next_similarity) if next_similarity > 0.0 else self
 
 
 class SentMatches:
@@ -64,10 +72,26 @@ def after(before: Sent | None, match: match_pb2.Match, others: Sequence[match_pb
     """What will have been sent with this match and its runners-up; None where it says nothing new."""
     names = frozenset(other.poi for other in others)
     if before is None:
-        return Sent(match.similarity, match.severity, names, names)
-    is_better = match.similarity >= before.similarity + MARGIN - _EPSILON
-    fewer, more = before.always & names, before.ever | names
-    is_news = len(fewer) < len(before.always) or (len(more) > len(before.ever) and len(before.ever) < _MOST_NAMED)
-    if not (is_better or is_news or match.severity > before.severity):
+        ever = {other.poi: other.similarity for other in others}
+        return Sent(match.similarity, match.severity, match.similarity + MARGIN, names, ever)
+    is_better = match.similarity >= before.next_similarity - _EPSILON
+    fewer = before.always & names
+    if not (
+        is_better
+        or match.severity > before.severity
+        or len(fewer) < len(before.always)
+        or any(_is_news(other, before.ever) for other in others)
+    ):
         return None
-    return Sent(max(match.similarity, before.similarity), max(match.severity, before.severity), fewer, more)
+    more = dict(before.ever)
+    for other in others:
+        more[other.poi] = max(other.similarity, more.get(other.poi, 0.0))
+    best = max(match.similarity, before.similarity)
+    return Sent(best, max(match.severity, before.severity), max(best + MARGIN, before.next_similarity), fewer, more)
+
+
+def _is_news(other: match_pb2.Match, ever: Mapping[str, float]) -> bool:
+    known = ever.get(other.poi)
+    if known is None:
+        return len(ever) < _MOST_NAMED
+    return other.similarity >= known + _OTHERS_MARGIN - _EPSILON

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 import grpc
+
+STORE_HEADER: Final = "poi-store"
+"""Whose stream it is, for balancers: where a store's state is in memory, its streams go to one replica."""
 
 _Continuation = Callable[[grpc.aio.ClientCallDetails, Any], Awaitable[Any]]
 

@@ -32,8 +32,9 @@ class Sources:
 
     async def frames(self, appearance: str) -> Sequence[history_pb2.Frame]:
         """The frames of an appearance; none of one that is not there (any more)."""
+        request = history_pb2.GetAppearanceRequest(name=appearance, view=history_pb2.APPEARANCE_VIEW_BASIC)
         try:
-            found = await self._history.GetAppearance(history_pb2.GetAppearanceRequest(name=appearance))
+            found = await self._history.GetAppearance(request)
         except grpc.aio.AioRpcError as error:
             if error.code() == grpc.StatusCode.NOT_FOUND:
                 return []

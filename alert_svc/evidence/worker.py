@@ -31,6 +31,8 @@ _log = structlog.get_logger(__name__)
 
 _FIRST_SECONDS: Final = 0.3
 """A camera takes about so long to answer."""
+_GATHER_SECONDS: Final = 0.2
+"""What was raised meanwhile is taken over together: none of it is looked after sooner than that anyway."""
 _SETTLE_SECONDS: Final = 3.0
 """So long the frame kept for the match is waited for before another one of the appearance will do."""
 _MAX_SECONDS: Final = 5.0
@@ -38,6 +40,8 @@ _AWAY_SECONDS: Final = 2.0
 _SLOTS: Final = 4
 _PACE_SECONDS: Final = 0.04
 """At most 25 looks a second, however many alerts there are: alerts and detections go first."""
+_FRUITLESS_SECONDS: Final = 0.1
+"""... and 10 while they find no frame: cameras that do not answer must not cost more than those that do."""
 _TRIES: Final = 3
 _REDIS_SECONDS: Final = 1.0
 
@@ -65,6 +69,8 @@ class PictureMaker:
         self._drawing = ThreadPoolExecutor(1, thread_name_prefix="pictures")
         self._changed = asyncio.Event()
         self._busy: set[str] = set()
+        self._fruitful = True
+        """Whether the last look was not in vain."""
         self._since = 0.0
         """Since when (epoch seconds) history and match have answered, as far as we know."""
 
@@ -93,9 +99,10 @@ class PictureMaker:
         cursor = await self._waiting.cursor()
         while True:
             leave_if_cancelled()
-            after = await self._waiting.take(token, cursor, _FIRST_SECONDS)
+            after = await self._waiting.take(token, cursor, _FIRST_SECONDS - _GATHER_SECONDS / 2)
             if after != cursor:
                 self._changed.set()
+                await asyncio.sleep(_GATHER_SECONDS)
             cursor = after
 
     async def _look_after(self) -> None:
@@ -112,7 +119,7 @@ class PictureMaker:
                         break
                     self._busy.add(alert_id)
                     group.create_task(self._see_to(alert_id))
-                    await asyncio.sleep(_PACE_SECONDS)
+                    await asyncio.sleep(_PACE_SECONDS if self._fruitful else _FRUITLESS_SECONDS)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause):
                         await self._changed.wait()
@@ -138,6 +145,7 @@ class PictureMaker:
             _log.exception("evidence_broke", alert=name)
             self._give_up(name, "BROKEN")
         leave_if_cancelled()
+        self._fruitful = again is None
         if again is None:
             await self._waiting.done(alert_id)
         else:

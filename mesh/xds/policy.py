@@ -1,7 +1,9 @@
 """How each service of the mesh is called: the one table of timeouts, balancing and limits.
 
-A header of a ring hash is sent by who calls: a stream of detections by camera, of scene updates by scene, because
-their server keeps the state of a track or of a zone in memory. Calls without the header go to any replica.
+A header of a ring hash is sent by who calls. There is one, the store of a stream of scene updates: one stream carries
+all scenes of a store, and who is in which zone is in the memory of the replica that it goes to. (Another one reads it
+from Redis.) Everything else any replica may answer: galleries, alerts and visits are in Redis; a history in files has
+one replica, and one in Qdrant has several just so that they share a store's detections.
 """
 
 from __future__ import annotations
@@ -9,10 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from mesh.calling import STORE_HEADER
 from mesh.xds.model import Balance, Balancing, Breakers, Policy, Service
-
-CAMERA_HEADER = "poi-camera"
-SCENE_HEADER = "poi-scene"
 
 _ALL = (
     # A photo of 12 megapixels takes a second on a busy machine; a replica does few at a time and queues the rest.
@@ -23,14 +23,10 @@ _ALL = (
         ("poi.v1.PoiService", "poi.v1.WatchlistService", "poi.v1.MatchService"),
         Policy(timeout_seconds=20.0),
     ),
-    # A search may read cold segments; tracks are continued in memory, by camera.
-    Service(
-        "history",
-        ("poi.v1.HistoryService",),
-        Policy(timeout_seconds=15.0, balancing=Balancing(Balance.RING_HASH, CAMERA_HEADER)),
-    ),
-    # Who is in which zone is in memory, by scene.
-    Service("region", ("poi.v1.RegionService",), Policy(balancing=Balancing(Balance.RING_HASH, SCENE_HEADER))),
+    # A search may read cold segments.
+    Service("history", ("poi.v1.HistoryService",), Policy(timeout_seconds=15.0)),
+    # Who is in which zone is in memory, by store.
+    Service("region", ("poi.v1.RegionService",), Policy(balancing=Balancing(Balance.RING_HASH, STORE_HEADER))),
     # Every console and app holds a stream.
     Service(
         "alert",

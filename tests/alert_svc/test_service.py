@@ -29,6 +29,22 @@ async def test_an_alert_is_raised_once_for_a_person_and_an_appearance(
     assert len({raised.alert for raised in (*first.alerts, *again.alerts)}) == 3
 
 
+async def test_a_raised_alert_says_what_similarity_would_escalate_it(client: AlertServiceAsyncStub, store: str) -> None:
+    async def answered(similarity: float) -> float:
+        response = await raise_alerts(client, store, candidate(store, similarity=similarity))
+        return response.alerts[0].escalation_similarity
+
+    assert [await answered(value) for value in (0.5, 0.59, 0.6, 0.55)] == pytest.approx([0.6, 0.6, 0.7, 0.7])
+    settings = alert_pb2.AlertSettings(name=f"{store}/alertSettings", escalation_margin=0.2)
+    await client.UpdateAlertSettings(alert_pb2.UpdateAlertSettingsRequest(alert_settings=settings))
+    assert await answered(0.55) == pytest.approx(0.8)
+    alert = await client.GetAlert(
+        alert_pb2.GetAlertRequest(name=(await raise_alerts(client, store, candidate(store))).alerts[0].alert)
+    )
+    assert alert.match.similarity == pytest.approx(0.6)
+    assert len(alert.escalations) == 1
+
+
 async def test_an_alert_says_who_where_and_when(client: AlertServiceAsyncStub, store: str) -> None:
     sent = candidate(store)
     name = (await raise_alerts(client, store, sent)).alerts[0].alert

@@ -16,9 +16,10 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.timeout(300)
-def test_a_quick_run_loses_nothing_and_says_everything(tmp_path: Path) -> None:
+@pytest.mark.parametrize("flags", [[], ["--secure"]])
+def test_a_quick_run_loses_nothing_and_says_everything(tmp_path: Path, flags: list[str]) -> None:
     run = subprocess.run(
-        [sys.executable, "-m", "bench", "--quick", "--out", str(tmp_path)],
+        [sys.executable, "-m", "bench", "--quick", *flags, "--out", str(tmp_path)],
         cwd=_ROOT,
         env={**os.environ, "COLUMNS": "160"},
         capture_output=True,
@@ -31,7 +32,8 @@ def test_a_quick_run_loses_nothing_and_says_everything(tmp_path: Path) -> None:
     assert written, run.stdout
     report = Report.model_validate_json(Path(written[1]).read_bytes())
 
-    assert report.command == f"python -m bench --quick --out {tmp_path}"
+    assert report.command == " ".join(["python -m bench --quick", *flags, f"--out {tmp_path}"])
+    assert report.secure == bool(flags)
     assert report.machine.cpu
     assert report.machine.cores >= 1
     assert report.machine.broker
@@ -47,6 +49,7 @@ def test_a_quick_run_loses_nothing_and_says_everything(tmp_path: Path) -> None:
         assert done.expected_alerts > 0
         assert done.cpu_us_per_detection.keys() == {
             "redis", "broker", "match", "history", "region", "alert", "ingest", "client", "load generator", "all",
+            *(["audit"] if flags else []),
         }  # fmt: skip
         assert done.cpu_us_per_detection["ingest"] > 0
     assert row.latency.alerts == row.latency.run.expected_alerts

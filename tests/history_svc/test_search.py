@@ -276,6 +276,21 @@ async def test_visits_that_overlap_are_joined_with_one_call(wired: Client, other
     assert list(asked.cameras) == [f"{STORE}/cameras/Camera_01", f"{STORE}/cameras/Camera_02"]
 
 
+async def test_an_appearance_without_its_visits_asks_nobody_for_them(wired: Client, others: Neighbours) -> None:
+    await wired.append(detection(WOMAN, at=100, object_id="a"))
+    others.visits = [_visit("aisle", 90, 110, 110, "Camera_01")]
+    (listed,) = await wired.appearances()
+    asked = len(others.visit_requests)
+
+    request = history_pb2.GetAppearanceRequest(name=listed.name, view=history_pb2.APPEARANCE_VIEW_BASIC)
+    basic = await wired.stub.GetAppearance(request)
+
+    assert _zones(listed) == ["aisle"]
+    del listed.visits[:]
+    assert basic == listed
+    assert len(others.visit_requests) == asked
+
+
 def _zones(appearance: history_pb2.Appearance) -> list[str]:
     return [visit.name.rpartition("/")[2] for visit in appearance.visits]
 

@@ -40,6 +40,8 @@ class Services:
         self.asked: list[list[str]] = []
         self.stored: dict[str, common_pb2.Detection] = {}
         self.raised: list[alert_pb2.RaiseAlertsRequest] = []
+        self.margin = 0.0
+        """What makes an alert worth another look; 0 does not say."""
         self.timeouts: list[float] = []
         self.fails: list[grpc.StatusCode] = []
         self.on_failure: Callable[[], None] = lambda: None
@@ -100,7 +102,14 @@ class Services:
             raise grpc.aio.AioRpcError(self.fails.pop(0), grpc.aio.Metadata(), grpc.aio.Metadata())
         self.raised.append(request)
         return alert_pb2.RaiseAlertsResponse(
-            alerts=[alert_pb2.RaisedAlert(alert="a", created=True) for _ in request.candidates]
+            alerts=[
+                alert_pb2.RaisedAlert(
+                    alert="a",
+                    created=True,
+                    escalation_similarity=each.match.similarity + self.margin if self.margin else 0,
+                )
+                for each in request.candidates
+            ]
         )
 
     def _acknowledge(self, token: Token) -> None:
@@ -166,6 +175,21 @@ async def test_a_better_match_is_sent_again_and_what_says_nothing_new_is_not(ser
     assert [why for _, why in services.sightings].count(history_pb2.FRAME_KIND_MATCH) == 1
 
 
+async def test_a_better_match_is_sent_again_when_it_escalates(services: Services) -> None:
+    services.margin = 0.1
+    await frames(services, *([match("p", value)] for value in (0.50, 0.51, 0.59, 0.60, 0.69, 0.70, 0.75)))
+    assert services.sent() == [("p", 0.5, []), ("p", 0.6, []), ("p", 0.7, [])]
+
+
+async def test_a_runner_up_who_is_much_better_by_now_is_sent_again(services: Services) -> None:
+    services.margin = 0.1
+    ann = match("ann", 0.6)
+    await frames(services, *([ann, match("bea", value)] for value in (0.46, 0.5, 0.52, 0.55, 0.57)))
+    assert [each.runners_up[0].similarity for request in services.raised for each in request.candidates] == [
+        pytest.approx(value) for value in (0.46, 0.52, 0.57)
+    ]
+
+
 async def test_a_person_who_matters_more_by_now_is_sent_again(services: Services) -> None:
     await frames(services, [match("p", 0.6, LOW)], [match("p", 0.5, HIGH)], [match("p", 0.5, LOW)])
     assert [each.match.severity for request in services.raised for each in request.candidates] == [LOW, HIGH]
@@ -209,7 +233,7 @@ async def test_a_busy_alert_service_gets_longer_deadlines_and_few_calls(services
 
 
 def test_what_was_sent_is_remembered_in_bounds() -> None:
-    memory, sent = SentMatches(3), Sent(0.5, 1, frozenset(), frozenset())
+    memory, sent = SentMatches(3), Sent(0.5, 1, 0.51, frozenset(), {})
     for number in range(5):
         memory.keep({("a", str(number)): sent})
     assert len(memory) == 3

@@ -39,6 +39,8 @@ class Replica(
         self.calls = 0
         self.metadata: Mapping[str, Any] = {}
         self.raised: list[alert_pb2.RaiseAlertsRequest] = []
+        self.updated: list[str] = []
+        """Of each batch of scene updates its store."""
         self.server = Server(ReplicaSettings(metrics_listen="", drain_seconds=0.3, **settings))
         self.server.add(match_pb2_grpc.add_MatchServiceServicer_to_server, self, "poi.v1.MatchService")
         self.server.add(alert_pb2_grpc.add_AlertServiceServicer_to_server, self, "poi.v1.AlertService")
@@ -62,6 +64,13 @@ class Replica(
 
     async def GetOccupancy(self, request: Any, context: Any) -> region_pb2.Occupancy:
         return region_pb2.Occupancy(name=request.name, zones=[region_pb2.ZoneOccupancy(count=self.number)])
+
+    async def RecordSceneUpdates(
+        self, request_iterator: Any, context: Any
+    ) -> AsyncIterator[region_pb2.RecordSceneUpdatesResponse]:
+        async for request in until_drained(request_iterator, self.server.draining):
+            self.updated.append(request.parent)
+            yield region_pb2.RecordSceneUpdatesResponse(batch_id=request.batch_id)
 
     async def RaiseAlerts(self, request: Any, context: Any) -> alert_pb2.RaiseAlertsResponse:
         self.raised.append(request)

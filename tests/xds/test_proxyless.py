@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 import grpc
 from poi.v1 import region_pb2, region_pb2_grpc
 
-from mesh.xds.policy import SCENE_HEADER
+from ingest_svc.batch_stream import BatchStream
+from mesh import calling
 from tests.xds.conftest import STORE, ControlPlane, StartReplica, until, who
 
 Connect = Callable[[str], grpc.aio.Channel]
@@ -34,7 +37,7 @@ async def test_calls_are_spread_over_replicas_and_follow_the_file(
     assert Counter(await who(client, 20)) == {2: 10, 3: 10}
 
 
-async def test_calls_about_one_scene_go_to_one_replica_while_it_is_there(
+async def test_calls_about_one_store_go_to_one_replica_while_it_is_there(
     control_plane: StartPlane, replica: StartReplica, channel: Connect
 ) -> None:
     replicas = [await replica(number) for number in range(4)]
@@ -43,11 +46,11 @@ async def test_calls_about_one_scene_go_to_one_replica_while_it_is_there(
     request = region_pb2.GetOccupancyRequest(name=f"{STORE}/scenes/floor/occupancy")
 
     async def chosen() -> dict[int, int]:
-        """Scene -> the replica that answered."""
+        """Store -> the replica that answered."""
         answers = {}
-        for scene in range(40):
-            answer = await stub.GetOccupancy(request, metadata=((SCENE_HEADER, f"scene-{scene}"),))
-            answers[scene] = answer.zones[0].count
+        for store in range(40):
+            answer = await stub.GetOccupancy(request, metadata=((calling.STORE_HEADER, f"store-{store}"),))
+            answers[store] = answer.zones[0].count
         return answers
 
     before = await chosen()
@@ -61,6 +64,41 @@ async def test_calls_about_one_scene_go_to_one_replica_while_it_is_there(
 
     await until(moved)
     after = await chosen()
-    others = [scene for scene, number in before.items() if number != 3]
-    stayed = sum(before[scene] == after[scene] for scene in others)
+    others = [store for store, number in before.items() if number != 3]
+    stayed = sum(before[store] == after[store] for store in others)
     assert stayed > len(others) / 2, "not a new lot for everybody: two of three would have moved"
+
+
+async def test_the_scene_streams_of_a_store_share_a_replica_and_move_together_when_it_leaves(
+    control_plane: StartPlane, replica: StartReplica, channel: Connect
+) -> None:
+    replicas = [await replica(number) for number in (0, 1)]
+    plane = await asyncio.to_thread(control_plane, region=replicas)
+    stub = region_pb2_grpc.RegionServiceStub(channel("xds:///region"))
+
+    @asynccontextmanager
+    async def ingest(store: int) -> AsyncIterator[Callable[[], asyncio.Task[int]]]:
+        """Sends a batch of a store's updates, as an ingest server does: which replica took it."""
+        headers = calling.headers({calling.STORE_HEADER: f"s{store}"})
+        stream = BatchStream("region", partial(stub.RecordSceneUpdates, metadata=headers))
+        running = asyncio.create_task(stream.run())
+
+        async def send() -> int:
+            name = f"stores/s{store}"
+            before = [each.updated.count(name) for each in replicas]
+            await stream.send(region_pb2.RecordSceneUpdatesRequest(parent=name))
+            return [each.updated.count(name) > count for each, count in zip(replicas, before, strict=True)].index(True)
+
+        yield lambda: asyncio.create_task(send())
+        running.cancel()
+
+    stores = range(12)
+    async with AsyncExitStack() as undo:
+        first, second = [[await undo.enter_async_context(ingest(store)) for store in stores] for _ in range(2)]
+        before = [await send() for send in first]
+        assert [await send() for send in second] == before
+        assert set(before) == {0, 1}
+
+        plane.write(region=replicas[1:])
+        await replicas[0].server.stop()
+        assert [await send() for send in first] == [await send() for send in second] == [1] * len(stores)
