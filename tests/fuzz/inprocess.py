@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 from mesh.server import Server
 from tests.fuzz.target import Finding
 
-_WAIT_SECONDS = 20.0
+_WAIT_SECONDS = 15.0
 _STREAM_SECONDS = 0.01
 """A stream that has said nothing for so long is left: most last for ever."""
 _MOST_RESPONSES = 50
@@ -126,9 +126,9 @@ class InProcess:
         except TimeoutError:
             raise Finding(f"{method.path} does not answer within {_WAIT_SECONDS} s") from None
         finally:
-            if not running.done():
-                running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
+            running.cancel()
+            if (await asyncio.wait([running], timeout=_WAIT_SECONDS))[1]:
+                raise Finding(f"{method.path} goes on without its client: {_waits_for(running.get_coro())}")
         if running.cancelled():
             return context.answer
         error = running.exception()
@@ -212,6 +212,21 @@ async def _wait(running: asyncio.Future[Any], context: Context, *, patient: bool
         heard.cancel()
         if not done:
             return
+
+
+def _waits_for(awaited: Any) -> list[str]:
+    """What a coroutine waits for, from the outermost to what never comes."""
+    chain = []
+    while awaited is not None:
+        frame = next(
+            (found for name in ("cr_frame", "ag_frame", "gi_frame") if (found := getattr(awaited, name, None))), None
+        )
+        chain.append(f"{awaited!r:.200}" + (f" line {frame.f_lineno}" if frame else ""))
+        awaited = next(
+            (found for name in ("cr_await", "ag_await", "gi_yieldfrom") if (found := getattr(awaited, name, None))),
+            None,
+        )
+    return chain
 
 
 def _request_type(handler: Any) -> type[Message] | None:

@@ -129,4 +129,11 @@ async def nothing(**env: str) -> Mapping[str, str]:
     """An environment of a service that needs no neighbour of its own: all of them know nothing."""
     target = await nobody()
     neighbours = {f"POI_{name}_TARGET": target for name in ("EMBED", "MATCH", "HISTORY", "REGION", "ALERT")}
-    return {"POI_LOG_LEVEL": "error", "POI_LOG_FORMAT": "json", "POI_METRICS_LISTEN": "", **neighbours, **env}
+    return {
+        "POI_LOG_LEVEL": "error",
+        "POI_LOG_FORMAT": "json",
+        "POI_METRICS_LISTEN": "",
+        "POI_HEARTBEAT_SECONDS": "1",
+        **neighbours,
+        **env,
+    }

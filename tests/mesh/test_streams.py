@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
@@ -104,3 +105,27 @@ async def test_it_leaves_no_task_behind() -> None:
     await collect(aiter(source), [], draining)
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_a_stream_ends_though_its_source_kept_the_cancellation_to_itself() -> None:
+    seen: list[int] = []
+
+    async def source() -> AsyncIterator[int]:
+        yield 1
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        yield 2
+        await asyncio.Event().wait()
+
+    async def consume() -> None:
+        async for item in until_drained(source(), asyncio.Event()):
+            seen.append(item)
+
+    consuming = asyncio.create_task(consume())
+    await asyncio.sleep(0.01)
+    consuming.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(asyncio.shield(consuming), 5)
+    assert consuming.cancelled()
+    assert seen == [1, 2]

@@ -104,5 +104,5 @@ def make() -> Target:
         ],
     }
     texts = (STORE, POI, LIST, CAMERA, APPEARANCE, ALERT, TARGET, f"{STORE}/alertSettings", "t1", "ann", "*")
-    env = partial(nothing, POI_ALERT_DELIVERY_TIMEOUT_SECONDS="0.2", POI_HEARTBEAT_SECONDS="0.2")
+    env = partial(nothing, POI_ALERT_DELIVERY_TIMEOUT_SECONDS="0.2")
     return Requests("alert_svc", env, seeds=seeds, texts=texts).target()
