@@ -9,6 +9,8 @@ import structlog
 from poi.v1 import erasure_pb2, erasure_pb2_grpc
 
 from mesh import names
+from mesh.purging import purge
+from mesh.redis import Redis
 
 SERVICE: Final = "poi.v1.TraceService"
 _log = structlog.get_logger(__name__)
@@ -17,9 +19,7 @@ _log = structlog.get_logger(__name__)
 class Keeper(Protocol):
     """Keeps something of people. `store` is the id of the store that is meant; another store's has nothing."""
 
-    async def find(
-        self, store: str, request: erasure_pb2.FindTracesRequest
-    ) -> erasure_pb2.FindTracesResponse:
+    async def find(self, store: str, request: erasure_pb2.FindTracesRequest) -> erasure_pb2.FindTracesResponse:
         """What there is of the person, and what else is known of them. MUST leave out what is erased already."""
 
     async def erase(self, store: str, subject: erasure_pb2.TraceSubject, erasure: str) -> list[str]:
@@ -32,12 +32,11 @@ class Keeper(Protocol):
 class TraceServicer(erasure_pb2_grpc.TraceServiceServicer):
     """Serves a keeper."""
 
-    def __init__(self, keeper: Keeper) -> None:
-        self._keeper = keeper
+    def __init__(self, keeper: Keeper, redis: Redis | None = None) -> None:
+        """`redis`: where the keeper keeps it, if there."""
+        self._keeper, self._redis = keeper, redis
 
-    async def FindTraces(
-        self, request: erasure_pb2.FindTracesRequest, context: Any
-    ) -> erasure_pb2.FindTracesResponse:
+    async def FindTraces(self, request: erasure_pb2.FindTracesRequest, context: Any) -> erasure_pb2.FindTracesResponse:
         """See Keeper.find."""
         (store,) = names.parse_store(request.parent)
         return await self._keeper.find(store, request)
@@ -48,6 +47,8 @@ class TraceServicer(erasure_pb2_grpc.TraceServiceServicer):
         """See Keeper.erase."""
         (store,) = names.parse_store(request.parent)
         obstacles = await self._keeper.erase(store, request.subject, request.erasure)
+        if request.purge and not obstacles and self._redis is not None:
+            obstacles = await purge(self._redis, request.purge)
         _log.info("traces_erased", erasure=request.erasure, obstacles=len(obstacles))
         return erasure_pb2.EraseTracesResponse(obstacles=obstacles)
 

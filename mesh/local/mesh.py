@@ -37,6 +37,17 @@ AUDIT = "audit"
 USUAL: tuple[str, ...] = tuple(name for name in MODULES if name != AUDIT)
 """Those that a store cannot do without."""
 
+
+def _receipts(directory: Path) -> dict[str, str]:
+    """The key of receipts of erasures, made where there is none."""
+    from mesh.erasure.receipts import Signer  # with a library that takes its time to import
+
+    path = (directory / "keys" / "receipts.pem").resolve()
+    if not path.exists():
+        Signer.create(path)
+    return {"POI_AUDIT_RECEIPT_KEY": str(path)}
+
+
 Progress = Callable[[str, str], None]
 
 
@@ -100,7 +111,7 @@ class Mesh:
             "POI_HISTORY_DATA_DIR": str((data_dir / "history-data").resolve()),
             **{f"POI_{name.upper()}_TARGET": f"127.0.0.1:{port}" for name, port in ports.items()},
             **(self.secured.env if self.secured else {}),
-            **({"POI_AUDIT_REDIS_URL": self.redis_url} if AUDIT in wanted else {}),
+            **({"POI_AUDIT_REDIS_URL": self.redis_url, **_receipts(data_dir)} if AUDIT in wanted else {}),
             **(env or {}),
         }
         """The settings that every service is given."""
