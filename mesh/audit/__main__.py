@@ -36,8 +36,8 @@ async def main() -> None:
     if settings.approvals_redis_url:
         kept = redis.connect(settings.approvals_redis_url)
         server.on_stop(kept.aclose)
-        approvals = Approvals(kept, box_of(settings))
-        servicer = ApprovalServicer(approvals)
+        approvals = Approvals(kept, box_of(settings)), kept
+        servicer = ApprovalServicer(approvals[0])
         server.add(approval_pb2_grpc.add_ApprovalServiceServicer_to_server, servicer, APPROVAL_SERVICE)
     erasure.add(server, settings, client, approvals)
     await server.serve()

@@ -20,7 +20,7 @@ from mesh.server import Server
 from mesh.settings import program_name, refuse
 
 
-def add(server: Server, settings: AuditSettings, redis: Redis, approvals: Approvals | None) -> None:
+def add(server: Server, settings: AuditSettings, redis: Redis, approvals: tuple[Approvals, Redis] | None) -> None:
     """Lets the server serve ErasureService. Ends the process where the key of receipts cannot be used."""
     asked: dict[str, Asked] = {}
     for name in keepers.SERVICES:
@@ -28,14 +28,14 @@ def add(server: Server, settings: AuditSettings, redis: Redis, approvals: Approv
         server.on_stop(channel.close)
         asked[name] = Remote(channel, settings.erasure_find_seconds, settings.erasure_step_seconds)
     if approvals is not None:
-        asked["approvals"] = ApprovalTraces(approvals)
+        asked["approvals"] = ApprovalTraces(*approvals)
     erasures, signer, eraser = Erasures(redis), _signer(settings), None
     if signer is not None:
         eraser = Eraser(erasures, asked, signer, settings.erasure_retry_seconds)
         background = Background()
         server.on_start(lambda: background.start("erase", eraser.run))
         server.on_stop(background.close)
-    servicer = ErasureServicer(erasures, Looking(asked), eraser, signer, approvals)
+    servicer = ErasureServicer(erasures, Looking(asked), eraser, signer, approvals[0] if approvals else None)
     server.add(erasure_pb2_grpc.add_ErasureServiceServicer_to_server, servicer, SERVICE)
 
 

@@ -11,6 +11,8 @@ from poi.v1 import approval_pb2, erasure_pb2, erasure_pb2_grpc, poi_pb2
 from mesh import names
 from mesh.approvals.store import Approvals
 from mesh.errors import MeshError, NotFound, from_rpc
+from mesh.purging import purge
+from mesh.redis import Redis
 from mesh.traces import found
 
 SERVICES: Final = ("alert", "match", "ingest", "history", "region")
@@ -56,8 +58,9 @@ class Remote:
 class ApprovalTraces:
     """Requests for the person that wait for a second person, or did: they hold photos."""
 
-    def __init__(self, approvals: Approvals) -> None:
-        self._approvals = approvals
+    def __init__(self, approvals: Approvals, redis: Redis) -> None:
+        """`redis`: where they are."""
+        self._approvals, self._redis = approvals, redis
 
     async def find(self, request: erasure_pb2.FindTracesRequest) -> erasure_pb2.FindTracesResponse:
         """Those that still have their content, and how many there were about the person."""
@@ -79,7 +82,7 @@ class ApprovalTraces:
         (store,) = names.parse_store(request.parent)
         for approval in (await self._about(store, request.subject.poi))[0]:
             await self._approvals.withdraw(approval.name)
-        return []
+        return await purge(self._redis, request.purge) if request.purge else []
 
     async def _about(self, store: str, poi: str) -> tuple[list[approval_pb2.Approval], int]:
         waiting, about = list[approval_pb2.Approval](), 0
