@@ -21,11 +21,11 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
 from clients.replay import Progress, Replay
-from demo import keep, material, show
+from demo import erasure, keep, material, show
 from demo.steps import SeenAlert, Steps
 from demo.webhook import Receiver
 from mesh.errors import MeshError
-from mesh.local import MODULES, LaunchError, Mesh, free_port
+from mesh.local import MODULES, USUAL_PORTS, LaunchError, Mesh, free_port
 
 _DELIVERY_SECONDS = 10.0
 _PICTURE_SECONDS = 10.0
@@ -104,7 +104,7 @@ def _start(console: Console, scene: material.Material, store: str, directory: Pa
 def _usual_ports() -> dict[str, int]:
     """The services' usual ports, those that nobody uses, so that what the README shows works as it stands."""
     free: dict[str, int] = {}
-    for port, name in enumerate(MODULES, start=7001):
+    for name, port in USUAL_PORTS.items():
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             free[name] = port
@@ -144,7 +144,9 @@ async def _story(console: Console, mesh: Mesh, scene: material.Material, steps: 
     show.files(console, await keep.keep(steps, title, found.hits, way, photo))
     show.visits(console, await steps.visits())
     framed = await steps.appearances_with_frames()
-    return _summary(console, scene, alerts, found.total_size, framed, delivered=delivered, pictured=len(pictures))
+    erased = await erasure.erase(console, mesh, steps, mesh.env["POI_STORE"], wanted, photo)
+    good = delivered and erased
+    return _summary(console, scene, alerts, found.total_size, framed, delivered=good, pictured=len(pictures))
 
 
 async def _play(console: Console, mqtt_url: str, scene: material.Material, steps: Steps) -> list[SeenAlert]:

@@ -33,6 +33,16 @@ MODULES: Mapping[str, str] = {
     "ingest": "ingest_svc",
 }
 """Service name -> the module that `python -m` runs, in the order of starting; stopped in reverse, so ingest first."""
+USUAL_PORTS: Mapping[str, int] = {
+    "embed": 7001,
+    "match": 7002,
+    "history": 7003,
+    "region": 7004,
+    "alert": 7005,
+    "ingest": 7006,
+    "audit": 7008,
+}
+"""Where each is unless told otherwise, and where `poi` looks for it."""
 AUDIT = "audit"
 USUAL: tuple[str, ...] = tuple(name for name in MODULES if name != AUDIT)
 """Those that a store cannot do without."""
