@@ -20,7 +20,7 @@ from alert_svc.erasing.found import Found, Who, look, window_of
 from alert_svc.export.records import ExportRecords
 from alert_svc.feedback import reports
 from alert_svc.keys import key, log_key
-from alert_svc.log import AlertLog
+from alert_svc.log import AlertLog, now
 from alert_svc.times import ns, time_key
 from mesh import names, traces
 from mesh.errors import Aborted
@@ -76,7 +76,7 @@ class AlertTraces:
         obstacles = await self._leave_out(store, who)
         found = await look(self._redis, store, who)
         if found.entries or found.own:
-            told = [alert_pb2.Alert(name=alert.name).SerializeToString() for alert in found.alerts]
+            told = [alert_pb2.Alert(name=alert.name, update_time=now()).SerializeToString() for alert in found.alerts]
             await rewriting.rewrite(self._redis, log_key(store), who.edited, int(_ERASED), told)
         targets = await self._targets.of_store(store)
         for target in targets:

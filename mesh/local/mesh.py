@@ -52,7 +52,7 @@ def _receipts(directory: Path) -> dict[str, str]:
     """The key of receipts of erasures, made where there is none."""
     from mesh.erasure.receipts import Signer  # with a library that takes its time to import
 
-    path = (directory / "keys" / "receipts.pem").resolve()
+    path = (directory / "receipts" / "key.pem").resolve()
     if not path.exists():
         Signer.create(path)
     return {"POI_AUDIT_RECEIPT_KEY": str(path)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import uuid
-from contextlib import aclosing
+from typing import Any
 
 import grpc
 import pytest
@@ -257,25 +257,19 @@ async def test_frames_that_show_the_person_beside_others_go_as_well(scene: Scene
 
 
 async def _cursor(scene: Scene) -> str:
-    async with aclosing(
-        _read(scene.here.client.alert.StreamAlerts(alert_pb2.StreamAlertsRequest(parent=PARENT)))
-    ) as all_:
-        async for one in all_:
-            return one.cursor
-    raise AssertionError
+    """The log's end now."""
+    live: Any = scene.here.client.alert.StreamAlerts(alert_pb2.StreamAlertsRequest(parent=PARENT))
+    first: alert_pb2.StreamAlertsResponse = await live.read()
+    live.cancel()
+    return first.cursor
 
 
-async def _read(stream: object):  # type: ignore[no-untyped-def]
-    async for one in stream:  # type: ignore[attr-defined]
-        yield one
-
-
-async def _events(stream: object, count: int) -> list[alert_pb2.StreamAlertsResponse]:
+async def _events(stream: Any, count: int) -> list[alert_pb2.StreamAlertsResponse]:
     """So many events that are none of a heartbeat."""
     found: list[alert_pb2.StreamAlertsResponse] = []
     async with asyncio.timeout(20):
         while len(found) < count:
-            one: alert_pb2.StreamAlertsResponse = await stream.read()  # type: ignore[attr-defined]
+            one: alert_pb2.StreamAlertsResponse = await stream.read()
             if one.event != alert_pb2.ALERT_EVENT_HEARTBEAT:
                 found.append(one)
     return found
