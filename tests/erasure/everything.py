@@ -64,9 +64,14 @@ def in_redis(url: str, secrets: Secrets, *, but: Iterable[str] = ()) -> dict[str
     return found
 
 
-def in_files(directory: Path, secrets: Secrets) -> dict[str, set[str]]:
-    """File -> what is found in it."""
-    found = {str(path.relative_to(directory)): secrets.in_bytes(path.read_bytes()) for path in _files(directory)}
+def in_files(directory: Path, secrets: Secrets, *, but: Iterable[str] = ()) -> dict[str, set[str]]:
+    """File -> what is found in it; the directories `but` are left out."""
+    left_out = {directory / one for one in but}
+    found = {
+        str(path.relative_to(directory)): secrets.in_bytes(path.read_bytes())
+        for path in _files(directory)
+        if left_out.isdisjoint(path.parents)
+    }
     return {name: held for name, held in found.items() if held}
 
 

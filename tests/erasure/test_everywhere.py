@@ -7,7 +7,9 @@ import base64
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import grpc
+import numpy as np
 import pytest
 from poi.v1 import (
     alert_pb2,
@@ -31,7 +33,7 @@ from tests.e2e.client import Client, until
 from tests.e2e.store import Store, settings
 from tests.e2e.story import expect
 from tests.erasure.everything import Secrets, in_files, in_redis
-from tests.erasure.support import DONE, Eraser, erasing
+from tests.erasure.support import DONE, Eraser, erasing, refusal
 from tests.support import load_truth
 
 pytestmark = pytest.mark.timeout(300)  # a whole store, on a machine with other work
@@ -93,6 +95,10 @@ async def test_nothing_of_an_erased_person_is_left_anywhere(store: Store) -> Non
 
         person = eraser.person("woman")
         plan = await eraser.plan(person)
+        by_photo = await eraser.plan(erasure_pb2.ErasedPerson(photos=photos["woman"]))
+        assert sorted(by_photo.appearances) == sorted(plan.appearances), "she need not be enrolled"
+        blank = bytes(cv2.imencode(".jpg", np.zeros((200, 200, 3), np.uint8))[1])
+        assert (await refusal(eraser.plan(erasure_pb2.ErasedPerson(photos=[blank])))).reason == "NO_FACE"
         done = await eraser.erase(eraser.request(person, plan))
 
         assert [(one.keeper, one.reason) for one in done.obstacles] == []
@@ -109,6 +115,7 @@ async def test_nothing_of_an_erased_person_is_left_anywhere(store: Store) -> Non
         ids = Secrets()
         ids.text("pois/woman", "the person's name as a resource")
         assert in_redis(mesh.redis_url, ids, but=STAYS) == {}
+        assert in_files(mesh.data_dir, ids, but=["redis"]) == {}, "Redis's own file holds the receipt and the records"
         await _check_nobody_finds(client, eraser, photos["woman"])
         assert await _of_the_man(client, photos["man"]) == others
 
