@@ -1,8 +1,9 @@
 """`python -m alert_svc`: serves the alert service until SIGTERM."""
 
-from poi.v1 import alert_pb2_grpc, feedback_pb2_grpc
+from poi.v1 import alert_pb2_grpc, erasure_pb2_grpc, feedback_pb2_grpc
 
 from alert_svc.delivery import build
+from alert_svc.erasing.traces import AlertTraces
 from alert_svc.evidence import build as evidence
 from alert_svc.export.exporter import Exporter
 from alert_svc.feedback import service as feedback
@@ -10,7 +11,7 @@ from alert_svc.log import AlertLog
 from alert_svc.service import SERVICE, AlertServicer
 from alert_svc.settings import AlertSettings
 from alert_svc.sweep import sweep_forever
-from mesh import redis
+from mesh import redis, traces
 from mesh.aio import Background
 from mesh.server import Server, run
 from mesh.settings import load
@@ -41,7 +42,11 @@ async def main() -> None:
     server.add(
         feedback_pb2_grpc.add_FeedbackServiceServicer_to_server, feedback.FeedbackServicer(log), feedback.SERVICE
     )
-    await build.add(server, settings, client, log, box)
+    targets, senders = await build.add(server, settings, client, log, box)
+    keeper = AlertTraces(client, log, targets, senders, exporter.records)
+    server.add(
+        erasure_pb2_grpc.add_TraceServiceServicer_to_server, traces.TraceServicer(keeper, client), traces.SERVICE
+    )
     await server.serve()
 
 

@@ -107,6 +107,8 @@ class AlertFilter:
 
     def __call__(self, alert: alert_pb2.Alert) -> bool:
         """Whether this is one."""
+        if alert.name and not alert.match.poi:
+            return True  # erased: only its name is left, and whoever may have a copy is told
         return (
             severity(alert.match) >= self.min_severity
             and (not self.cameras or alert.camera in self.cameras)

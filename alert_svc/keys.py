@@ -3,7 +3,7 @@
 Of a store, under `poi:{store}:alerts`: itself a hash, id -> Alert; `:index`, a sorted set of create time and id, for
 listing; `:due`, a sorted set of the HIGH alerts that wait for somebody, by the time (epoch ms) since when;
 `:window:{poi}`, a hash of camera -> the open alert that takes in the person's repeats; `:added:{id}`, the one that took
-in an appearance; `:settings`; and `:log`. `poi:alerts:stores` names the stores for the sweep.
+in an appearance; `:settings`; `:erased`; and `:log`. `poi:alerts:stores` names the stores for the sweep.
 """
 
 from __future__ import annotations
@@ -26,6 +26,11 @@ def key(store_id: str, part: str = "") -> str:
 def log_key(store_id: str) -> str:
     """The Redis stream that is the store's log."""
     return key(store_id, "log")
+
+
+def erased_key(store_id: str) -> str:
+    """The references of erased persons, for a while (see `alert_svc.erasing.tombstones`)."""
+    return key(store_id, "erased")
 
 
 def window_key(store_id: str, alert: alert_pb2.Alert) -> str:

@@ -22,9 +22,10 @@ from poi.v1 import alert_pb2
 
 from alert_svc import escalation, scripts
 from alert_svc.alerts import alert_id, touched
+from alert_svc.erasing import tombstones
 from alert_svc.feedback import metrics, reports
 from alert_svc.feedback.store import ReportStore
-from alert_svc.keys import STORES, key, log_key, window_key
+from alert_svc.keys import STORES, erased_key, key, log_key, window_key
 from alert_svc.policy import Policies, Policy
 from alert_svc.times import ns, stamp, time_key
 from alert_svc.triage import FALSE_MATCH, OPEN, STEPS, Action
@@ -101,6 +102,7 @@ class AlertLog:
     async def raise_all(self, store_id: str, alerts: Sequence[alert_pb2.Alert]) -> list[Raised]:
         """Writes what is new, durably, and says what became of each alert. Usually three round trips, whatever many."""
         await self._make_known(store_id)
+        await tombstones.leave_out_runners_up(self._redis, store_id, alerts)
         policy = await self.policies.of(store_id)
         outcome: dict[int, Raised] = {}
         dismissed: set[str] = set()  # alerts that were rejected: they hold nobody else back
@@ -257,9 +259,19 @@ class AlertLog:
         entries = self._tail(store_id).entries(after, refuse_slow=refuse_slow)
         try:
             async for entry in entries:
-                yield None if entry is None else read_entry(*entry)
+                if entry is None or tail.REWRITTEN not in entry[1]:  # that is for `mesh.tail`
+                    yield None if entry is None else read_entry(*entry)
         finally:
             await entries.aclose()
+
+    async def entry(self, store_id: str, cursor: str) -> Change | None:
+        """The entry of the log at this place, as it is now; None where there is none (any more)."""
+        found: Any = await self._redis.xrange(log_key(store_id), min=cursor, max=cursor)
+        return read_entry(cursor, found[0][1]) if found else None
+
+    async def rewrite_alert(self, before: bytes, changed: alert_pb2.Alert) -> bool:
+        """Replaces an alert that says something of an erased person; False where it is not as `before` any more."""
+        return await self._write(before, touched(changed, now()), alert_pb2.ALERT_EVENT_ERASED, due="keep")
 
     async def _make_known(self, store_id: str) -> None:
         """Before the first alert of a store, so that there is none that the sweep does not find."""
@@ -292,9 +304,12 @@ class AlertLog:
                 suppression.window_ms,
                 camera if suppression.per_camera else "",
                 len(rivals),
+                tombstones.member(alert.match.reference),
                 *rivals,
             ]
-        answers: Sequence[tuple[int, bytes]] = await self._raise(keys=[*keys, reports.key(store_id)], args=arguments)
+        answers: Sequence[tuple[int, bytes]] = await self._raise(
+            keys=[*keys, reports.key(store_id), erased_key(store_id)], args=arguments
+        )
         return answers
 
     async def _absorb(

@@ -16,9 +16,10 @@ RUNNER_UP: Final = 4
 REJECTED: Final = 5
 
 # KEYS records, index, log, due, then of each candidate the windows of its person, its `added` note, and the `added`
-# notes that its runners-up would have, and at last the reports; ARGV how long windows are kept in ms, then of each
-# candidate id, index member, snapshot, detect ms, due ms or "", camera, window in ms, the camera again where a repeat
-# must be on it or "", how many runners-up, and the ids of the alerts that these would have had in the appearance.
+# notes that its runners-up would have, and at last the reports and `erased`; ARGV how long windows are kept in ms, then
+# of each candidate id, index member, snapshot, detect ms, due ms or "", camera, window in ms, the camera again where a
+# repeat must be on it or "", how many runners-up, the SHA-1 of its reference, and the ids of the alerts that the
+# runners-up would have had in the appearance.
 # Answers {code, snapshot of the alert that it belongs to} for each; of a rejected pair that of its own alert, or "".
 # A record that is there already and is byte for byte what we bring (its etag is random) was written by this very call
 # before its answer was lost.
@@ -29,6 +30,14 @@ RAISE: Final = (
     + """
 local records, index, log, due = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local kept = tonumber(ARGV[1])
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+
+-- A match that was under way when the person was erased.
+local function erased(reference)
+  local until_ms = redis.call('ZSCORE', KEYS[#KEYS], reference)
+  return until_ms and tonumber(until_ms) > now
+end
 
 local function held_by(id, added_key)
   local current = redis.call('HGET', records, id)
@@ -57,15 +66,17 @@ local function within(window_key, window, scope, detected)
   return found
 end
 
-local function place(id, member, snapshot, detected, due_time, camera, window, scope, window_key, added_key, rivals)
+local function place(id, member, snapshot, detected, due_time, camera, window, scope, window_key, added_key, rivals,
+    reference)
+  if erased(reference) then return {5, ''} end
   local current = redis.call('HGET', records, id)
   if current == snapshot then return {1, current} end
-  if rejected(KEYS[#KEYS], id) then return {5, current or ''} end
+  if rejected(KEYS[#KEYS - 1], id) then return {5, current or ''} end
   if current then return {0, current} end
   current = held_by(id, added_key)
   if current then return {2, current} end
   for _, rival in ipairs(rivals) do
-    current = not rejected(KEYS[#KEYS], rival[1]) and held_by(rival[1], rival[2])
+    current = not rejected(KEYS[#KEYS - 1], rival[1]) and held_by(rival[1], rival[2])
     if current then return {4, current} end
   end
   if window > 0 then
@@ -89,11 +100,11 @@ end
 local answers, key, i = {}, 5, 2
 while i <= #ARGV do
   local rivals, count = {}, tonumber(ARGV[i + 8])
-  for n = 1, count do rivals[n] = {ARGV[i + 8 + n], KEYS[key + 1 + n]} end
+  for n = 1, count do rivals[n] = {ARGV[i + 9 + n], KEYS[key + 1 + n]} end
   answers[#answers + 1] = place(
     ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3]), ARGV[i + 4], ARGV[i + 5], tonumber(ARGV[i + 6]),
-    ARGV[i + 7], KEYS[key], KEYS[key + 1], rivals)
-  key, i = key + 2 + count, i + 9 + count
+    ARGV[i + 7], KEYS[key], KEYS[key + 1], rivals, ARGV[i + 9])
+  key, i = key + 2 + count, i + 10 + count
 end
 return answers
 """

@@ -21,14 +21,12 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from clients.cli.options import AUDIT, SERVICES
 from clients.replay import Progress, Replay
-from demo import keep, material, secure, show
+from demo import erasure, keep, material, secure, show
 from demo.steps import SeenAlert, Steps
 from demo.webhook import Receiver
 from mesh.errors import MeshError
-from mesh.local import MODULES, LaunchError, Mesh, free_port
-from mesh.settings import split_host_port
+from mesh.local import MODULES, USUAL_PORTS, LaunchError, Mesh, free_port
 
 _DELIVERY_SECONDS = 10.0
 _PICTURE_SECONDS = 10.0
@@ -122,10 +120,9 @@ def _start(console: Console, scene: material.Material, store: str, directory: Pa
 def _usual_ports() -> dict[str, int]:
     """The services' usual ports, those that nobody uses, so that what the README shows works as it stands."""
     free: dict[str, int] = {}
-    for name, address in {**SERVICES, "audit": AUDIT}.items():
-        host, port = split_host_port(address)
+    for name, port in USUAL_PORTS.items():
         with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind((host, port))
+            probe.bind(("127.0.0.1", port))
             free[name] = port
     return free
 
@@ -163,7 +160,12 @@ async def _story(console: Console, mesh: Mesh, scene: material.Material, steps: 
     show.files(console, await keep.keep(steps, title, found.hits, way, photo))
     show.visits(console, await steps.visits())
     framed = await steps.appearances_with_frames()
-    return _summary(console, scene, alerts, found.total_size, framed, delivered=delivered, pictured=len(pictures))
+    # Somebody else than whom all the rest is about: what was shown of them can still be looked at.
+    leaving = scene.people[-1]
+    photo = next(iter(photos[leaving.poi_id]), None)
+    erased = await erasure.erase(console, mesh, steps, leaving, photo)
+    good = delivered and erased
+    return _summary(console, scene, alerts, found.total_size, framed, delivered=good, pictured=len(pictures))
 
 
 async def _play(console: Console, mqtt_url: str, scene: material.Material, steps: Steps) -> list[SeenAlert]:

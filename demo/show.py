@@ -12,9 +12,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from clients.cli.options import AUDIT, SERVICES
+from demo import erasure, keep
 from demo.steps import SeenAlert
-from mesh.local import Mesh
+from mesh.local import USUAL_PORTS, Mesh
 
 _ROOT = Path(__file__).resolve().parents[1]
 _COLOUR = {common_pb2.SEVERITY_HIGH: "bold red", common_pb2.SEVERITY_MEDIUM: "yellow", common_pb2.SEVERITY_LOW: "blue"}
@@ -128,7 +128,7 @@ def commands(console: Console, mesh: Mesh, store: str) -> None:
     elsewhere = [
         f"POI_{name.upper()}_TARGET={service.target}"
         for name, service in mesh.services.items()
-        if service.target != {**SERVICES, "audit": AUDIT}[name]
+        if service.target != f"127.0.0.1:{USUAL_PORTS[name]}"
     ]
     parent = f'\'{{"parent": "stores/{store}"}}\''
     lines = [
@@ -154,6 +154,9 @@ def commands(console: Console, mesh: Mesh, store: str) -> None:
         f".venv/bin/poi --store {store} alerts --follow",
         f".venv/bin/poi --store {store} frame PICTURE -o alert.jpg",
         f".venv/bin/poi --store {store} export ALERT --purpose 'case 1' --out case.zip",
+        "# who was erased, and whether the receipt is genuine",
+        f".venv/bin/poi --store {store} person list",
+        f".venv/bin/poi person verify {keep.DIRECTORY / erasure.RECEIPT} --key {keep.DIRECTORY / erasure.KEY}",
         "# more traffic: synthetic cameras",
         f".venv/bin/python -m clients.replay --mqtt {mesh.mqtt_url}",
     ]

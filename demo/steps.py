@@ -56,6 +56,7 @@ class Steps:
 
     def __init__(self, mesh: Mesh, store: str) -> None:
         self._mesh = mesh
+        self.store = store
         self._parent = names.store(store)
         self._channels: list[grpc.aio.Channel] = []
 

@@ -11,7 +11,7 @@ from functools import partial
 # Searches share their work over threads of their own; a BLAS that does so too is 2 to 4 times slower. Read at import.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from poi.v1 import history_pb2_grpc
+from poi.v1 import erasure_pb2_grpc, history_pb2_grpc
 
 from history_svc.history import HistoryStore
 from history_svc.log import DirectoryInUse
@@ -21,9 +21,10 @@ from history_svc.search import Searches
 from history_svc.service import SERVICE, STORAGE, HistoryServicer
 from history_svc.settings import Settings
 from history_svc.store import History
+from history_svc.traces import HistoryTraces
 from history_svc.vaulted import seam_of
 from history_svc.visits import Visits
-from mesh import channels
+from mesh import channels, traces
 from mesh.aio import Background
 from mesh.approvals import interceptor as approvals
 from mesh.errors import MeshError
@@ -55,10 +56,11 @@ async def main() -> None:
         background.start(name, work, **told)
     loop = asyncio.get_running_loop()
     history.watch(lambda sound: loop.call_soon_threadsafe(server.set_serving, STORAGE, sound))
+    searches, queries = Searches(history, settings.max_searches), Queries(history, embed, match)
     servicer = HistoryServicer(
         history,
-        Searches(history, settings.max_searches),
-        Queries(history, embed, match),
+        searches,
+        queries,
         Visits(region, settings.store, settings.region_timeout),
         server.draining,
         stream_window=settings.stream_window,
@@ -66,6 +68,8 @@ async def main() -> None:
         gap_ns=int(settings.gap_seconds * 1e9),
     )
     server.add(history_pb2_grpc.add_HistoryServiceServicer_to_server, servicer, SERVICE)
+    keeper = HistoryTraces(history, searches, queries, settings.min_similarity)
+    server.add(erasure_pb2_grpc.add_TraceServiceServicer_to_server, traces.TraceServicer(keeper), traces.SERVICE)
     await server.serve()
 
 

@@ -61,16 +61,16 @@ class Erasing:
         erasure = await self._gather(appearances, sealed | recent, "")
         return replace(erasure.receipt, id="", begun_ns=0)
 
-    async def erase(self, appearances: Collection[bytes], request_id: str) -> Receipt:
+    async def erase(self, appearances: Collection[bytes], request_id: str, frames: Collection[str] = ()) -> Receipt:
         """Hides these and removes them; returns when it is done. A request that was made before is only waited for.
 
         Raises NotFound, and MeshError when the disk does not do it: then it is tried again, if it was begun at all.
         """
         known = self._erasures.of_request(request_id)
-        if known is None and not appearances:
+        if known is None and not appearances and not frames:
             return Receipt("", request_id, 0, 0, 0, 0, 0, 0)
         if known is None:
-            known = await self._begin(appearances, request_id)
+            known = await self._begin(appearances, request_id, frames)
             self._wake.set()
         if known.done_ns:
             return known
@@ -82,6 +82,11 @@ class Erasing:
     async def receipt(self, erasure_id: str) -> Receipt | None:
         """The receipt of an erasure, done or not."""
         return self._erasures.get(erasure_id)
+
+    async def unfinished(self, prefix: str) -> list[str]:
+        """Request ids with this prefix of erasures that are not done."""
+        asked = (one.receipt.request_id for one in self._erasures.pending)
+        return [request_id for request_id in asked if request_id.startswith(prefix)]
 
     async def run(self) -> None:
         """Finishes what has begun, for ever."""
@@ -98,7 +103,7 @@ class Erasing:
                         self._tell(erasure.receipt.id, error)
                     await asyncio.sleep(_RETRY_SECONDS)
 
-    async def _begin(self, appearances: Collection[bytes], request_id: str) -> Receipt:
+    async def _begin(self, appearances: Collection[bytes], request_id: str, frames: Collection[str]) -> Receipt:
         async with self._sealing.lock:
             sealed = await self._sealed_detections(appearances)
             async with self._deciding:
@@ -106,7 +111,7 @@ class Erasing:
                 known = self._erasures.of_request(request_id)
                 if known is not None:
                     return known
-                erasure = await self._gather(appearances, sealed, request_id)
+                erasure = await self._gather(appearances, sealed, request_id, frames)
                 try:
                     await asyncio.to_thread(self._erasures.write, erasure)
                 except OSError as error:
@@ -121,13 +126,23 @@ class Erasing:
         numbers = [appearance_number(one) for one in appearances]
         return await asyncio.to_thread(self._index.shelf.detections_of, numbers)
 
-    async def _gather(self, appearances: Collection[bytes], sealed: dict[bytes, bytes], request_id: str) -> Erasure:
+    async def _gather(
+        self,
+        appearances: Collection[bytes],
+        sealed: dict[bytes, bytes],
+        request_id: str,
+        others: Collection[str] = (),
+    ) -> Erasure:
         found = await self._reads.appearances(appearances)
         for one in appearances:
             if one not in found:
                 raise NotFound(names.appearance(self._store, one.hex()))
         detections = sealed | self._book.detections_of(appearances)
         frames = {frame.id: frame for one in found.values() for frame in one.frames}
+        for other in others:
+            link = await self._reads.frame(other)
+            if link is not None:
+                frames[other] = link.frame
         receipt = Receipt(
             uuid.uuid4().hex,
             request_id,

@@ -70,8 +70,10 @@ class HistoryErasing(Protocol):
     async def plan(self, appearances: Collection[bytes]) -> Receipt:
         """What `erase` would remove; it names no erasure. Raises NotFound."""
 
-    async def erase(self, appearances: Collection[bytes], request_id: str) -> Receipt:
+    async def erase(self, appearances: Collection[bytes], request_id: str, frames: Collection[str] = ()) -> Receipt:
         """Removes these and says what that was, once it is done and was found to be.
+
+        Beside the frames of the appearances, those with the ids `frames` go, whatever they show.
 
         None of it is found from when this returns on, whoever is asked, and none of its detections comes back when it
         is sent again. A request that was made before is only waited for. What a crash cut off MUST be finished by
@@ -80,6 +82,9 @@ class HistoryErasing(Protocol):
 
     async def receipt(self, erasure_id: str) -> Receipt | None:
         """The receipt of an erasure, done or not."""
+
+    async def unfinished(self, prefix: str) -> list[str]:
+        """Request ids with this prefix of erasures that have begun and are not done."""
 
 
 class HistoryStore(Protocol):

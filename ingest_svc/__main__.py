@@ -7,7 +7,14 @@ import socket
 from functools import partial
 
 import prometheus_client
-from poi.v1 import alert_pb2_grpc, history_pb2_grpc, ingest_pb2_grpc, match_pb2_grpc, region_pb2_grpc
+from poi.v1 import (
+    alert_pb2_grpc,
+    erasure_pb2_grpc,
+    history_pb2_grpc,
+    ingest_pb2_grpc,
+    match_pb2_grpc,
+    region_pb2_grpc,
+)
 
 from ingest_svc.acknowledgements import Acknowledgements
 from ingest_svc.alerts import AlertRaiser
@@ -25,7 +32,8 @@ from ingest_svc.scene_flow import SceneFlow
 from ingest_svc.scenes import SceneParser
 from ingest_svc.service import SERVICE, IngestService
 from ingest_svc.settings import IngestSettings
-from mesh import calling, channels, names, redis
+from ingest_svc.traces import IngestTraces
+from mesh import calling, channels, names, redis, traces
 from mesh.aio import Background
 from mesh.server import Server, run
 from mesh.settings import load
@@ -155,6 +163,10 @@ async def main() -> None:
         dead_letters=dead_letters,
     )
     server.add(ingest_pb2_grpc.add_IngestServiceServicer_to_server, service, SERVICE)
+    keeper = IngestTraces(client, settings.store, detections.sent, evidence, exits)
+    server.add(
+        erasure_pb2_grpc.add_TraceServiceServicer_to_server, traces.TraceServicer(keeper, client), traces.SERVICE
+    )
     server.on_stop(client.aclose)
     for channel in opened.values():
         server.on_stop(channel.close)

@@ -79,7 +79,8 @@ class DetectionFlow:
         self._overdue = False
         self._asked = 0  # batches that history and match have yet to answer
         self._under_way: set[asyncio.Task[None]] = set()
-        self._sent = SentMatches()
+        self.sent = self._sent = SentMatches()
+        """Which matches the alert service knows."""
         self._best_faces = BestFaces(_BEST_EVERY_SECONDS)
         self.detections = 0
         """Detections that history and match have taken."""

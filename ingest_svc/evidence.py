@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import binascii
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 import prometheus_client
@@ -143,6 +143,12 @@ class Evidence:
             self.store(shot, wanted.kind, wanted.appearances)
         if self.on_shot is not None:
             self.on_shot(shot)
+
+    def forget(self, appearances: Collection[str]) -> None:
+        """No frame is wanted of these any more."""
+        for wanted in self._wanted.values():
+            for appearance in appearances:
+                wanted.appearances.pop(appearance, None)
 
     async def close(self) -> None:
         """Give up the frames that are under way."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -90,6 +90,17 @@ class Exits:
         shots.append(shot)
         shots.sort(key=lambda one: one.time_ms)
 
+    def shown(self, times: Collection[tuple[str, int, int]]) -> int:
+        """How many frames are held that these cameras took at these times (camera, from, to in ms)."""
+        return sum(_taken(shot, times) for shots in self._shots.values() for shot in shots)
+
+    def forget(self, appearances: Collection[str], times: Collection[tuple[str, int, int]]) -> None:
+        """These appearances get no exit frame; frames of these times are kept for nobody."""
+        for appearance in appearances:
+            self._open.pop(appearance, None)
+        for camera, shots in self._shots.items():
+            self._shots[camera] = [shot for shot in shots if not _taken(shot, times)]
+
     async def run(self) -> None:
         """Asks cameras and stores exit frames, for ever."""
         while True:
@@ -133,3 +144,7 @@ class Exits:
                 del self._shots[camera]
             elif camera in crowded:
                 self._shots[camera] = [one for one in shots[:-1] if id(one) in wanted] + shots[-1:]
+
+
+def _taken(shot: Shot, times: Collection[tuple[str, int, int]]) -> bool:
+    return any(shot.camera == camera and start <= shot.time_ms <= end for camera, start, end in times)

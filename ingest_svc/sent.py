@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from poi.v1 import match_pb2
@@ -58,6 +58,18 @@ class SentMatches:
         if sent is not None:
             self._sent.move_to_end(key)
         return sent
+
+    def count(self, poi: str, appearances: Collection[str]) -> int:
+        """How many are of a person, or of these appearances."""
+        return len(self._of(poi, appearances))
+
+    def forget(self, poi: str, appearances: Collection[str]) -> None:
+        """Forgets these."""
+        for key in self._of(poi, appearances):
+            del self._sent[key]
+
+    def _of(self, poi: str, appearances: Collection[str]) -> list[Key]:
+        return [key for key in self._sent if key[0] in appearances or key[1] == poi]
 
     def keep(self, sent: Mapping[Key, Sent]) -> None:
         """Remembers what the alert service has."""

@@ -6,7 +6,7 @@ import asyncio
 import sys
 from functools import partial
 
-from poi.v1 import embedding_pb2_grpc, match_pb2_grpc, poi_pb2_grpc, watchlist_pb2_grpc
+from poi.v1 import embedding_pb2_grpc, erasure_pb2_grpc, match_pb2_grpc, poi_pb2_grpc, watchlist_pb2_grpc
 
 from match_svc import calibration
 from match_svc.checks import Checks, Likeness
@@ -27,10 +27,11 @@ from match_svc.removals import Removals
 from match_svc.replicas import Replicas
 from match_svc.service import MatchServicer, PoiServicer
 from match_svc.settings import MatchServerSettings
+from match_svc.traces import RegistryTraces
 from match_svc.tracks import Pools
 from match_svc.watchlist_service import WatchlistServicer
 from match_svc.watchlists import Watchlists
-from mesh import channels
+from mesh import channels, traces
 from mesh import redis as mesh_redis
 from mesh.aio import Background
 from mesh.approvals import interceptor as approvals
@@ -107,6 +108,8 @@ def assemble(settings: MatchServerSettings) -> Server:
         MatchServicer(registry, follower, replicas, matcher, rules, server.draining),
         MATCH_SERVICE,
     )
+    keeper = RegistryTraces(redis, registry, replicas, settings.confirm_seconds)
+    server.add(erasure_pb2_grpc.add_TraceServiceServicer_to_server, traces.TraceServicer(keeper, redis), traces.SERVICE)
     for service in (POI_SERVICE, WATCHLIST_SERVICE, MATCH_SERVICE):
         server.set_serving(service, False)  # until the registry was loaded
     background = Background()

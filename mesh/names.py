@@ -57,6 +57,7 @@ _MATCH_REPORT = _Kind("stores", "matchReports")
 _DELIVERY = _Kind("stores", "targets", "deliveries")
 _AUDIT_RECORD = _Kind("stores", "auditRecords")
 _APPROVAL = _Kind("stores", "approvals")
+_PERSON_ERASURE = _Kind("stores", "personErasures")
 
 
 def is_id(value: str) -> bool:
@@ -149,6 +150,11 @@ def approval(store_id: str, approval_id: str) -> str:
     return _APPROVAL.format(store_id, approval_id)
 
 
+def person_erasure(store_id: str, erasure_id: str) -> str:
+    """stores/{store}/personErasures/{person_erasure}"""
+    return _PERSON_ERASURE.format(store_id, erasure_id)
+
+
 def parse_store(name: str, field: str = "parent") -> tuple[str]:
     """(store,)"""
     (store_id,) = _STORE.parse(name, field)
@@ -228,6 +234,11 @@ def parse_match_report(name: str, field: str = "name") -> tuple[str, str]:
 def parse_approval(name: str, field: str = "name") -> tuple[str, str]:
     """(store, approval)"""
     return _pair(_APPROVAL, name, field)
+
+
+def parse_person_erasure(name: str, field: str = "name") -> tuple[str, str]:
+    """(store, person_erasure)"""
+    return _pair(_PERSON_ERASURE, name, field)
 
 
 def _pair(kind: _Kind, name: str, field: str) -> tuple[str, str]:

@@ -47,6 +47,10 @@ end
 _TRIM_SCRIPT: Final = TRIM + "trim(KEYS[1], KEYS[2], ARGV[1])"
 
 
+REWRITTEN: Final = b"rewritten"
+"""An entry with this field says that entries before it are not what they were: nobody is to be told these any more."""
+
+
 def note_key(key: str) -> str:
     """Where the id of the last trimmed entry of the log `key` is kept."""
     return f"{key}:trimmed"
@@ -237,6 +241,13 @@ class StreamTail:
                 self._publish(entries)
 
     def _publish(self, entries: list[_Entry]) -> None:
+        for at in range(len(entries) - 1, -1, -1):
+            if REWRITTEN in entries[at].fields:
+                # Who is behind it reads the log, not what was in memory; who is not has nothing to read again.
+                before = entries[at - 1] if at else self._ring[-1] if self._ring else None
+                self._base = before.position if before is not None else self._base
+                self._ring, entries = [], entries[at:]
+                break
         self._ring += entries
         if (excess := len(self._ring) - self._size) > 0:
             self._base = self._ring[excess - 1].position

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from alert_svc.delivery.entrance import Entrance
 
 
-async def add(server: Server, settings: AlertSettings, redis: Redis, log: AlertLog, box: Box) -> None:
+async def add(
+    server: Server, settings: AlertSettings, redis: Redis, log: AlertLog, box: Box
+) -> tuple[TargetStore, Senders]:
     """Lets the server deliver, and serve DeliveryService. Ends the process where a setting cannot be used."""
     store = TargetStore(
         redis,
@@ -81,6 +83,7 @@ async def add(server: Server, settings: AlertSettings, redis: Redis, log: AlertL
     server.on_stop(manager.close)
     servicer = DeliveryServicer(store, log, guard, senders, websocket, limits)
     server.add(delivery_pb2_grpc.add_DeliveryServiceServicer_to_server, servicer, SERVICE)
+    return store, senders
 
 
 def _certificate(settings: AlertSettings) -> ssl.SSLContext | None:

@@ -49,9 +49,18 @@ class MqttSender:
         """Publishes, and waits for the broker's confirmation."""
         client = self._client or await self._connect()
         confirmed = [self._publish(client, self._target.topic, message.body, retain=False)]
-        if self._target.retain_last_state and not message.content.test:
+        # An alert that was erased names nobody; what is retained of its person is cleared otherwise.
+        if self._target.retain_last_state and not message.content.test and message.alert.match.poi:
             poi = names.parse_poi(message.alert.match.poi, "poi")[1]
             confirmed.append(self._publish(client, f"{self._target.topic}/pois/{poi}", message.body, retain=True))
+        await self._confirm(confirmed)
+
+    async def clear(self, poi_id: str) -> None:
+        """Removes the last state that the broker may have retained of a person. Raises Failed."""
+        client = self._client or await self._connect()
+        await self._confirm([self._publish(client, f"{self._target.topic}/pois/{poi_id}", b"", retain=True)])
+
+    async def _confirm(self, confirmed: list[asyncio.Future[str]]) -> None:
         try:
             refused = [why for why in await asyncio.gather(*confirmed) if why]
         except BaseException:

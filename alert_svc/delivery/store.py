@@ -14,7 +14,7 @@ that tells all servers that something changed). All scripts bear being run twice
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Collection, Iterable
 from typing import Any, Final, NamedTuple
 
 import structlog
@@ -170,6 +170,35 @@ class TargetStore:
         keys = _all_keys(*names.parse_target(name))
         if await self._settle(keys=keys, args=arguments) == -1:
             raise LeaseLost(name)
+
+    async def forget(self, name: str, token: str, cursor: str, delivery: str) -> None:
+        """Removes a delivery whose event is gone, and moves on to `cursor` ("" for where the target is already).
+
+        Raises LeaseLost.
+        """
+        await self.settle(name, token, cursor)
+        await self._drop(*names.parse_target(name), [names.parse_delivery(delivery)[2]])
+
+    async def of_alerts(self, target: str, alerts: Collection[str]) -> list[delivery_pb2.Delivery]:
+        """What is known of the deliveries of these alerts to a target."""
+        records = _all_keys(*names.parse_target(target))[2]
+        kept: dict[bytes, bytes] = await _async(self.redis.hgetall(records)) if alerts else {}
+        found = [delivery_pb2.Delivery.FromString(value) for value in kept.values()]
+        return [each for each in found if each.alert in alerts]
+
+    async def drop(self, target: str, deliveries: Iterable[delivery_pb2.Delivery]) -> None:
+        """Removes all that is known of these deliveries."""
+        members = [names.parse_delivery(each.name)[2] for each in deliveries]
+        if members:
+            await self._drop(*names.parse_target(target), members)
+
+    async def _drop(self, store_id: str, target_id: str, members: list[str]) -> None:
+        _, _, records, *places = _all_keys(store_id, target_id)
+        async with self.redis.pipeline(transaction=True) as pipe:
+            pipe.hdel(records, *members)
+            for place in places:
+                pipe.zrem(place, *members)
+            await pipe.execute()
 
     async def record(self, name: str) -> delivery_pb2.Delivery | None:
         """What is known of a delivery."""

@@ -180,6 +180,14 @@ class Worker:
         content = delivery_pb2.DeliveryMessage(delivery=name, event=event, alert=alert, cursor=change.cursor)
         message = Message.of(content)
         while True:
+            now = await self._parts.log.entry(self._store_id, change.cursor)
+            if now is None:  # erased, or older than what is kept, while it waited: nobody is told of it
+                await self._store.forget(self._name, token, change.cursor if advance else "", delivery.name)
+                return
+            if now.snapshot != change.snapshot:
+                change = now
+                content.alert.ParseFromString(change.snapshot)
+                message = Message.of(content)
             wait = await self._try(message, delivery, happened_ms, replayed=not advance)
             pending = delivery.state == delivery_pb2.DELIVERY_STATE_PENDING
             cursor = change.cursor if advance and not pending else ""

@@ -176,6 +176,12 @@ class PictureMaker:
         shown = subject(alert, frame, await self._sources.image(frame.name))
         if await self._waiting.begin(alert_id) > _TRIES:
             raise _GivenUp("SERVER_DIED_OF_IT")
+        # Whoever erases a person looks for notes of what was begun after they removed the alert: one of us two sees the
+        # other, and no picture is handed to history after it was looked through.
+        try:
+            await self._alerts.get(name)
+        except NotFound:
+            return None
         other = reference_subject(reference) if reference is not None else None
         loop = asyncio.get_running_loop()
         try:

@@ -40,7 +40,7 @@ class Exporter:
     ) -> None:
         """`retention_days`: how long it is remembered who exported an alert, at least. `box` seals that."""
         self._redis, self._log, self._sources = redis, log, sources
-        self._records = ExportRecords(redis, retention_days=retention_days, box=box)
+        self.records = self._records = ExportRecords(redis, retention_days=retention_days, box=box)
         self._room = asyncio.Semaphore(_AT_ONCE)
 
     async def export(self, name: str, actor: str, purpose: str) -> AsyncGenerator[bytes, None]:

@@ -49,6 +49,7 @@ class Event(StrEnum):
     CONFIRMED = "CONFIRMED"
     REJECTED = "REJECTED"
     RESOLVED = "RESOLVED"
+    ERASED = "ERASED"
 
     @property
     def number(self) -> alert_pb2.AlertEvent.ValueType:
@@ -274,6 +275,9 @@ def _print_event(response: alert_pb2.StreamAlertsResponse, as_json: bool) -> Non
         output.print_json(response, one_line=True)
         return
     alert = response.alert
+    if not alert.match.poi:
+        output.print_line(output.clock(alert.update_time), "ERASED", output.short(alert.name))
+        return
     late = (alert.create_time.ToNanoseconds() - alert.detect_time.ToNanoseconds()) / 1e6
     output.print_line(
         output.clock(alert.update_time),

@@ -70,13 +70,16 @@ class Eraser:
         """What an erasure of these would remove. Raises NotFound, Unavailable."""
         return self._plan(appearances)[0]
 
-    def begin(self, appearances: Collection[bytes], request_id: str) -> Receipt:
+    def begin(self, appearances: Collection[bytes], request_id: str, frames: Collection[str] = ()) -> Receipt:
         """Writes down what is to go; the same request twice is one. Raises NotFound, Unavailable."""
         receipt, going = self._plan(appearances)
+        others = [link.frame for link in map(self._reads.linked, frames) if link is not None]
+        count = len({one.id for one in (*self._frames(going), *others)})
+        receipt = replace(receipt, frames=count)
         receipt = replace(receipt, id=self.erasure_id(request_id), request_id=request_id, begun_ns=time.time_ns())
         # Where it has begun already, it stays as it was.
         nobody = models.Filter(must=[equals("kind", "nothing")])
-        self._database.put(self._database.records, [self._record(receipt, going.values())], only=nobody)
+        self._database.put(self._database.records, [self._record(receipt, going.values(), others)], only=nobody)
         return self.known(receipt.id) or receipt
 
     def finish(self, erasure_id: str) -> list[Frame]:
@@ -87,12 +90,13 @@ class Eraser:
         record = self._database.get(self._database.records, [self._record_id(erasure_id)])
         (payload,) = record.values()
         going = {one.id: one for one in map(unpack_appearance, orjson.loads(payload["state"]))}
-        frames = self._frames(going)
+        others = [Frame(*one) for one in orjson.loads(payload.get("frames", "[]"))]
+        frames = list({one.id: one for one in (*self._frames(going), *others)}.values())
         # Late arrivals do not find them any more, and nobody who has one in mind gets it back here.
         graves = [erased_point(self._database.store, one) for one in going.values()]
         self._database.put(self._database.records, graves)
-        others = [one for one in self._reads.showing([one.id for one in frames]) if one.id not in going]
-        unwritten = self._forget(going, frames, others)
+        shown = [one for one in self._reads.showing([one.id for one in frames]) if one.id not in going]
+        unwritten = self._forget(going, frames, shown)
         self._remove_detections(going, unwritten)
         self._verify(going)
         return frames
@@ -194,7 +198,9 @@ class Eraser:
     def _record_id(self, erasure_id: str) -> str:
         return point_id("erasure record", self._database.store, erasure_id)
 
-    def _record(self, receipt: Receipt, going: Iterable[Appearance]) -> models.PointStruct:
+    def _record(
+        self, receipt: Receipt, going: Iterable[Appearance], frames: Iterable[Frame] = ()
+    ) -> models.PointStruct:
         """Without a face: what has to go is all that it says of anybody."""
         payload = {
             "store": self._database.store,
@@ -202,6 +208,7 @@ class Eraser:
             "version": "done" if receipt.done_ns else "begun",
             "receipt": orjson.dumps(asdict(receipt)).decode(),
             "state": orjson.dumps([pack_appearance(one, face=False) for one in going]).decode(),
+            "frames": orjson.dumps([[one.id, one.camera, one.time_ns, one.kind, one.size] for one in frames]).decode(),
         }
         return models.PointStruct(id=self._record_id(receipt.id), vector={}, payload=payload)
 
@@ -217,19 +224,24 @@ class QdrantErasing:
         """What `erase` would remove; it names no erasure. Raises NotFound."""
         return await asyncio.to_thread(self._eraser.plan, appearances)
 
-    async def erase(self, appearances: Collection[bytes], request_id: str) -> Receipt:
+    async def erase(self, appearances: Collection[bytes], request_id: str, frames: Collection[str] = ()) -> Receipt:
         """As HistoryErasing says."""
         known = await self.receipt(self._eraser.erasure_id(request_id))
-        if known is None and not appearances:
+        if known is None and not appearances and not frames:
             return Receipt("", request_id, 0, 0, 0, 0, 0, 0)
         if known is None:
-            known = await asyncio.to_thread(self._eraser.begin, appearances, request_id)
+            known = await asyncio.to_thread(self._eraser.begin, appearances, request_id, frames)
             metrics.ERASED.inc(known.appearances)
         return known if known.done_ns else await self._finish(known)
 
     async def receipt(self, erasure_id: str) -> Receipt | None:
         """The receipt of an erasure, done or not."""
         return await asyncio.to_thread(self._eraser.known, erasure_id)
+
+    async def unfinished(self, prefix: str) -> list[str]:
+        """Request ids with this prefix of erasures that are not done."""
+        pending = await asyncio.to_thread(self._eraser.unfinished)
+        return [one.request_id for one in pending if one.request_id.startswith(prefix)]
 
     async def finish_others(self) -> None:
         """Finishes what somebody began a while ago, and was killed. Raises MeshError."""

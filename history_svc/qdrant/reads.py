@@ -52,7 +52,7 @@ class QdrantReads:
 
     async def frame(self, frame_id: str) -> FrameLink | None:
         """The frame with this id, and what it shows."""
-        return await asyncio.to_thread(self._frame, frame_id)
+        return await asyncio.to_thread(self.linked, frame_id)
 
     def with_ids(self, ids: Collection[bytes]) -> dict[bytes, Appearance]:
         """As `appearances`."""
@@ -107,7 +107,8 @@ class QdrantReads:
         ordered = sorted(found.values(), key=lambda one: (one.start_ns, one.id), reverse=True)
         return ordered[:limit]
 
-    def _frame(self, frame_id: str) -> FrameLink | None:
+    def linked(self, frame_id: str) -> FrameLink | None:
+        """As `frame`."""
         key = frame_point_id(self._database.store, frame_id)
         found = self._database.get(self._database.records, [key], _STATE)
         if key not in found:

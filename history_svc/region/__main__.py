@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from poi.v1 import region_pb2_grpc
+from poi.v1 import erasure_pb2_grpc, region_pb2_grpc
 
 from history_svc.region.recorder import Recorder
 from history_svc.region.service import SERVICE, RegionServicer
 from history_svc.region.settings import RegionSettings
 from history_svc.region.store import SceneStore
+from history_svc.region.traces import RegionTraces
+from mesh import traces
 from mesh.aio import Background
 from mesh.redis import connect
 from mesh.server import Server, run
@@ -37,6 +39,8 @@ async def main() -> None:
         max_ahead=settings.max_ahead_seconds,
     )
     server.add(region_pb2_grpc.add_RegionServiceServicer_to_server, servicer, SERVICE)
+    keeper = traces.TraceServicer(RegionTraces(redis), redis)
+    server.add(erasure_pb2_grpc.add_TraceServiceServicer_to_server, keeper, traces.SERVICE)
     await server.serve()
 
 

@@ -92,3 +92,18 @@ end
 return #ids
 """
 )
+
+ERASE = """
+-- Removes a visit; whoever has its scene in memory loads it again. KEYS: visits, index, lasting, closed, scene, ends.
+-- ARGV: visit, its person and zone as in the ends.
+redis.call('HDEL', KEYS[1], ARGV[1])
+for i = 2, 4 do
+  redis.call('ZREM', KEYS[i], ARGV[1])
+end
+if redis.call('EXISTS', KEYS[5]) == 1 then
+  redis.call('HDEL', KEYS[5], 'v:' .. ARGV[1])
+  redis.call('HSET', KEYS[5], 'version', 'erased ' .. ARGV[1])
+end
+redis.call('HDEL', KEYS[6], ARGV[2])
+return 1
+"""

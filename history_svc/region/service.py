@@ -29,7 +29,7 @@ from mesh import names, pages
 from mesh.errors import InvalidArgument, MeshError, NotFound, to_status
 from mesh.redis import Redis
 from mesh.streams import until_drained
-from mesh.tail import StreamTail
+from mesh.tail import REWRITTEN, StreamTail
 
 SERVICE = "poi.v1.RegionService"
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -122,6 +122,8 @@ class RegionServicer(region_pb2_grpc.RegionServiceServicer):
             async for entry in undrained:
                 if entry is not None:
                     cursor, fields = entry
+                    if REWRITTEN in fields:  # for `mesh.tail`
+                        continue
                     event, visit = event_of(fields)
                     if not zones or (visit.scene, visit.zone) in zones:
                         yield region_pb2.WatchVisitsResponse(

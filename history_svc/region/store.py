@@ -136,14 +136,15 @@ def _payload(changes: Changes) -> bytes:
             ],
             "untracked": list(changes.untracked),
             "zones": list({visit.zone for event, visit in changes.events if event is Event.ENTERED}),
-            "ends": [[_end_key(key), str(end)] for key, end in changes.ends.items()],
-            "forgotten_ends": [_end_key(key) for key in changes.forgotten_ends],
+            "ends": [[end_key(key), str(end)] for key, end in changes.ends.items()],
+            "forgotten_ends": [end_key(key) for key in changes.forgotten_ends],
             "events": [[event.value, visit.id, encode(visit).decode()] for event, visit in changes.events],
         }
     )
 
 
-def _end_key(key: Presence) -> str:
+def end_key(key: Presence) -> str:
+    """Where in a scene's ends that of a person in a zone is."""
     return orjson.dumps(key).decode()
 
 

@@ -30,6 +30,7 @@ WAITS: Final[Mapping[str, tuple[str, str]]] = {
     "poi.v1.PoiService/DeletePoi": (ERASURE, "name"),
     "poi.v1.PoiService/DeleteReference": (ERASURE, "name"),
     "poi.v1.HistoryService/EraseAppearances": (ERASURE, "parent"),
+    "poi.v1.ErasureService/ErasePerson": (ERASURE, "parent"),
 }
 """Method -> what it is, and the path of the request's field that it is about."""
 _REPEAT_NS: Final = 600 * 10**9
@@ -129,6 +130,11 @@ class ApprovalInterceptor(Interceptor):
             reason=error.reason,
             approval=error.metadata["approval"],
         )
+
+
+def name_of(action: str, actor: audit_pb2.AuditActor, store: str, request: Any) -> str:
+    """The name of the approval that this very request of this person has, or would have."""
+    return names.approval(store, _id(action, actor, request))
 
 
 def added(settings: VaultSettings) -> tuple[list[Interceptor], list[Callable[[], Awaitable[None]]]]:

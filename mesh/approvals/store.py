@@ -108,6 +108,17 @@ class Approvals:
                 return approval
         raise Aborted(f"{name} is being changed by others", reason="CONCURRENT_CHANGE")
 
+    async def withdraw(self, name: str) -> None:
+        """Ends an approval that nobody has used yet, and removes what was asked for. Raises NotFound, Aborted."""
+
+        def reject(approval: approval_pb2.Approval) -> None:
+            if approval.state in _WITH_REQUEST:
+                approval.state, approval.note = REJECTED, "the person was erased"
+                approval.decide_time.GetCurrentTime()
+
+        await self.change(name, reject)
+        await self.drop_request(name)
+
     async def drop_request(self, name: str) -> None:
         """Removes what was asked for: it was done."""
         await self._redis.delete(_request_key(name))

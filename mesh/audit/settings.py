@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from mesh.settings import HostPort, RedisUrl
+from mesh.settings import HostPort, OptionalPath, RedisUrl, Target
 from mesh.vault.settings import VaultSettings
 
 
@@ -26,3 +26,23 @@ class AuditSettings(VaultSettings):
     """How long records are kept."""
     trim_seconds: Annotated[float, Field(gt=0, le=86_400)] = 3600.0
     """How often older ones are removed."""
+
+    receipt_key: OptionalPath = None
+    """File with the Ed25519 key that signs receipts of erasures (`python -m mesh.erasure init`). Empty: a person can be
+    looked for, and not erased."""
+    match_target: Target = "127.0.0.1:7002"
+    """The match service. Who erases a person asks this one and the following."""
+    history_target: Target = "127.0.0.1:7003"
+    """The history service."""
+    region_target: Target = "127.0.0.1:7004"
+    """The region service."""
+    alert_target: Target = "127.0.0.1:7005"
+    """The alert service."""
+    ingest_target: Target = "127.0.0.1:7006"
+    """The ingest service."""
+    erasure_find_seconds: Annotated[float, Field(gt=0, le=600)] = 30.0
+    """How long one of them may take to say what it keeps of a person."""
+    erasure_step_seconds: Annotated[float, Field(gt=0, le=86_400)] = 600.0
+    """How long one of them may take to erase that: history writes files anew."""
+    erasure_retry_seconds: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    """How often who has not done it is asked again."""

@@ -103,6 +103,13 @@ _DELIVERY: Final = {
     "ReplayDeliveries": _rule(ADMIN, more=("deliveries",)),
 }
 
+_ERASURE: Final = {
+    "ErasePerson": _rule(ADMIN, more=("person.poi", "person.appearances")),
+    "GetPersonErasure": _rule(ADMIN, AUDITOR, store="name"),
+    "ListPersonErasures": _rule(ADMIN, AUDITOR),
+    "GetReceiptKey": _rule(*_EVERYBODY, store="name"),
+}
+
 _EMBEDDING: Final = {
     "DetectFaces": _rule("match", "history", ANALYST, ENROLLER),
     "StreamFaces": _rule(CAMERA),
@@ -184,6 +191,12 @@ _REGION: Final = {
     "WatchVisits": _rule(OPERATOR, ANALYST, more=("zones",)),
 }
 
+# The eraser runs in the audit server. Whom it names is checked against the store by those who keep traces.
+_TRACES: Final = {
+    "FindTraces": _rule("audit", more=("subject.poi", "subject.tracks.camera")),
+    "EraseTraces": _rule("audit", more=("subject.poi", "subject.tracks.camera")),
+}
+
 _WATCHLIST: Final = {
     "CreateWatchlist": _rule(
         ENROLLER, ADMIN, more=("watchlist.name", "watchlist.cameras", "watchlist.overrides.cameras")
@@ -205,6 +218,7 @@ _SERVICES: Final = {
     "poi.v1.AuditService": _AUDIT,
     "poi.v1.DeliveryService": _DELIVERY,
     "poi.v1.EmbeddingService": _EMBEDDING,
+    "poi.v1.ErasureService": _ERASURE,
     "poi.v1.FeedbackService": _FEEDBACK,
     "poi.v1.HistoryService": _HISTORY,
     "poi.v1.IngestService": _INGEST,
@@ -212,6 +226,7 @@ _SERVICES: Final = {
     "poi.v1.PoiService": _POI,
     "poi.v1.RegionService": _REGION,
     "poi.v1.RegistryService": _REGISTRY,
+    "poi.v1.TraceService": _TRACES,
     "poi.v1.WatchlistService": _WATCHLIST,
     # Where servers are and how they are called, for the gateway and for gRPC clients.
     "envoy.service.discovery.v3.AggregatedDiscoveryService": dict.fromkeys(

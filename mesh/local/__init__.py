@@ -9,10 +9,22 @@ The calls block (plain `subprocess`): from a coroutine use `await asyncio.to_thr
 
 from mesh.local.broker import Broker
 from mesh.local.control import Envoy
-from mesh.local.mesh import MODULES, USUAL, Mesh
+from mesh.local.mesh import MODULES, USUAL, USUAL_PORTS, Mesh
 from mesh.local.ports import free_port
 from mesh.local.program import LaunchError, Program
 from mesh.local.redis import Redis
 from mesh.local.service import Service
 
-__all__ = ["MODULES", "USUAL", "Broker", "Envoy", "LaunchError", "Mesh", "Program", "Redis", "Service", "free_port"]
+__all__ = [
+    "MODULES",
+    "USUAL",
+    "USUAL_PORTS",
+    "Broker",
+    "Envoy",
+    "LaunchError",
+    "Mesh",
+    "Program",
+    "Redis",
+    "Service",
+    "free_port",
+]

@@ -33,9 +33,30 @@ MODULES: Mapping[str, str] = {
     "ingest": "ingest_svc",
 }
 """Service name -> the module that `python -m` runs, in the order of starting; stopped in reverse, so ingest first."""
+USUAL_PORTS: Mapping[str, int] = {
+    "embed": 7001,
+    "match": 7002,
+    "history": 7003,
+    "region": 7004,
+    "alert": 7005,
+    "ingest": 7006,
+    "audit": 7008,
+}
+"""Where each is unless told otherwise, and where `poi` looks for it."""
 AUDIT, GATEWAY = "audit", "gateway"
 USUAL: tuple[str, ...] = tuple(name for name in MODULES if name != AUDIT)
 """Those that a store cannot do without."""
+
+
+def _receipts(directory: Path) -> dict[str, str]:
+    """The key of receipts of erasures, made where there is none."""
+    from mesh.erasure.receipts import Signer  # with a library that takes its time to import
+
+    path = (directory / "receipts" / "key.pem").resolve()
+    if not path.exists():
+        Signer.create(path)
+    return {"POI_AUDIT_RECEIPT_KEY": str(path)}
+
 
 Progress = Callable[[str, str], None]
 
@@ -113,7 +134,7 @@ class Mesh:
             "POI_HISTORY_DATA_DIR": str((data_dir / "history-data").resolve()),
             **{f"POI_{name.upper()}_TARGET": f"127.0.0.1:{port}" for name, port in ports.items()},
             **(self.secured.env if self.secured else {}),
-            **({"POI_AUDIT_REDIS_URL": self.redis_url} if AUDIT in wanted else {}),
+            **({"POI_AUDIT_REDIS_URL": self.redis_url, **_receipts(data_dir)} if AUDIT in wanted else {}),
             # What waits for a second person is sealed.
             **({"POI_APPROVALS_REDIS_URL": self.redis_url} if AUDIT in wanted and "POI_VAULT_KEYRING" in told else {}),
             **(env or {}),
@@ -161,7 +182,7 @@ class Mesh:
             subject: who it is.
             purpose: why they ask, said with every call.
         """
-        metadata = {"purpose": purpose} if purpose else {}
+        metadata = {"actor": subject, **({"purpose": purpose} if purpose else {})}
         target = self.gateway.gateway if service == GATEWAY and self.gateway else self.target(service)
         if self.secured is None:
             return channels.connect(target, metadata=metadata)

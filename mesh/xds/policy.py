@@ -34,8 +34,12 @@ _ALL = (
         Policy(timeout_seconds=10.0, breakers=Breakers(requests=20_000)),
     ),
     Service("ingest", ("poi.v1.IngestService",)),
-    # To verify a chain is to read all of it.
-    Service("audit", ("poi.v1.AuditService", "poi.v1.ApprovalService"), Policy(timeout_seconds=60.0)),
+    # To verify a chain is to read all of it; to erase a person is to write files anew.
+    Service(
+        "audit",
+        ("poi.v1.AuditService", "poi.v1.ApprovalService", "poi.v1.ErasureService"),
+        Policy(timeout_seconds=900.0),
+    ),
 )
 
 SERVICES: Mapping[str, Service] = MappingProxyType({service.name: service for service in _ALL})

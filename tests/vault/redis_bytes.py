@@ -10,17 +10,18 @@ import redis
 def everything(url: str) -> bytes:
     """Keys, fields and values of all types that are used."""
     with redis.Redis.from_url(url) as client:
-        return b"\n".join(part for key in sorted(client.keys("*")) for part in (key, *_parts(client, key)))
+        return b"\n".join(part for key in sorted(client.keys("*")) for part in (key, *parts(client, key)))
 
 
-def _parts(client: Any, key: bytes) -> list[bytes]:
+def parts(client: Any, key: bytes) -> list[bytes]:
+    """What a key holds."""
     kind = client.type(key)
     if kind == b"hash":
         return [part for pair in client.hgetall(key).items() for part in pair]
     if kind == b"stream":
         return [part for _, fields in client.xrange(key) for pair in fields.items() for part in pair]
     if kind == b"string":
-        return [client.get(key)]
+        return [client.get(key) or b""]
     if kind == b"set":
         return list(client.smembers(key))
     if kind == b"zset":

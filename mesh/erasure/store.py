@@ -1,0 +1,142 @@
+"""Erasures in Redis: names and counts, nothing biometric.
+
+Of a store: `poi:{store}:personErasure:<id>` (hash: `erasure`, a PersonErasure; `subject`, a TraceSubject until it is
+done), `poi:{store}:personErasures` (sorted set: id by when it began, ms) and `poi:{store}:erasurePlan:<plan>` (the same
+two of a plan, for a week). `poi:personErasures:open` is the set of "<store> <id>" that are not done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Final, NamedTuple
+
+from poi.v1 import erasure_pb2
+
+from mesh import names
+from mesh.redis import Redis
+
+OPEN: Final = "poi:personErasures:open"
+_PLAN_SECONDS: Final = 7 * 86_400
+
+# KEYS erasure, index; ARGV the erasure, the subject, ms, id. Answers whether it was new.
+_BEGIN: Final = """
+if redis.call('HSETNX', KEYS[1], 'erasure', ARGV[1]) == 0 then return 0 end
+redis.call('HSET', KEYS[1], 'subject', ARGV[2])
+redis.call('ZADD', KEYS[2], ARGV[3], ARGV[4])
+return 1
+"""
+# KEYS erasure; ARGV the erasure, done or not. One that is done stays as it is: it has its receipt.
+_END: Final = """
+if redis.call('HEXISTS', KEYS[1], 'subject') == 0 then return 0 end
+redis.call('HSET', KEYS[1], 'erasure', ARGV[1])
+if ARGV[2] == '1' then redis.call('HDEL', KEYS[1], 'subject') end
+return 1
+"""
+
+
+class Kept(NamedTuple):
+    """An erasure, or a plan."""
+
+    erasure: erasure_pb2.PersonErasure
+    subject: erasure_pb2.TraceSubject | None
+    """None once it is done."""
+
+
+class Erasures:
+    """All of them, in one Redis."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._begin, self._end = redis.register_script(_BEGIN), redis.register_script(_END)
+
+    async def keep_plan(self, store: str, plan: erasure_pb2.PersonErasure, subject: erasure_pb2.TraceSubject) -> None:
+        """For a week."""
+        key = _plan_key(store, plan.plan)
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.hset(key, mapping={"erasure": plan.SerializeToString(), "subject": subject.SerializeToString()})
+            pipe.expire(key, _PLAN_SECONDS)
+            await pipe.execute()
+
+    async def plan(self, store: str, token: str) -> Kept | None:
+        """A plan that was shown."""
+        return await self._read(_plan_key(store, token))
+
+    async def begin(self, erasure: erasure_pb2.PersonErasure, subject: erasure_pb2.TraceSubject) -> None:
+        """Keeps an erasure until it is done. One that has begun already stays as it is."""
+        store, own = names.parse_person_erasure(erasure.name)
+        await _awaited(self._redis.sadd(OPEN, f"{store} {own}"))
+        arguments: list[str | bytes | int] = [
+            erasure.SerializeToString(),
+            subject.SerializeToString(),
+            erasure.create_time.ToMilliseconds(),
+            own,
+        ]
+        await self._begin(keys=[_key(store, own), _index_key(store)], args=arguments)
+
+    async def get(self, name: str) -> Kept | None:
+        """How far it is. Raises InvalidArgument."""
+        return await self._read(_key(*names.parse_person_erasure(name)))
+
+    async def save(self, erasure: erasure_pb2.PersonErasure, *, token: str = "") -> bool:
+        """Keeps how far it is; once it is done, nothing else. False where that was written before."""
+        store, own = names.parse_person_erasure(erasure.name)
+        done = erasure.state == erasure_pb2.ERASURE_STATE_DONE
+        arguments: list[str | bytes] = [erasure.SerializeToString(), "1" if done else ""]
+        written = bool(await self._end(keys=[_key(store, own)], args=arguments))
+        if done:
+            await _awaited(self._redis.srem(OPEN, f"{store} {own}"))
+            await self._redis.delete(_plan_key(store, token))
+        return written
+
+    async def add(self, name: str, subject: erasure_pb2.TraceSubject) -> None:
+        """Keeps what else was found of the person meanwhile."""
+        await _awaited(
+            self._redis.hset(_key(*names.parse_person_erasure(name)), "subject", subject.SerializeToString())
+        )
+
+    async def open(self) -> list[str]:
+        """Names of those that are not done."""
+        found: set[bytes] = await _awaited(self._redis.smembers(OPEN))
+        pairs = sorted(raw.decode("ascii").split(" ") for raw in found)
+        return [names.person_erasure(store, own) for store, own in pairs]
+
+    async def newest(self, store: str, before: str, count: int) -> list[tuple[str, erasure_pb2.PersonErasure]]:
+        """At most `count` as (place, erasure), behind the place `before` ("" for the first)."""
+        listed: Any = await self._redis.zrevrangebyscore(
+            _index_key(store), f"({before}" if before else "+inf", "-inf", start=0, num=count, withscores=True
+        )
+        found = [(str(place), await self._read(_key(store, raw.decode("ascii")))) for raw, place in listed]
+        return [(place, one.erasure) for place, one in found if one is not None]
+
+    async def _read(self, key: str) -> Kept | None:
+        kept: dict[bytes, bytes] = await _awaited(self._redis.hgetall(key))
+        if b"erasure" not in kept:
+            return None
+        subject = kept.get(b"subject")
+        return Kept(
+            erasure_pb2.PersonErasure.FromString(kept[b"erasure"]),
+            None if subject is None else erasure_pb2.TraceSubject.FromString(subject),
+        )
+
+
+def erasure_name(store: str, request_id: str) -> str:
+    """The name of the erasure that a request makes: the same for its repeats."""
+    digest = hashlib.blake2b(f"{store}\0{request_id}".encode(), digest_size=16).hexdigest()
+    return names.person_erasure(store, digest)
+
+
+def _key(store: str, own: str) -> str:
+    return f"poi:{{{store}}}:personErasure:{own}"
+
+
+def _index_key(store: str) -> str:
+    return f"poi:{{{store}}}:personErasures"
+
+
+def _plan_key(store: str, token: str) -> str:
+    return f"poi:{{{store}}}:erasurePlan:{token}"
+
+
+async def _awaited(answer: Any) -> Any:
+    """Commands of the client are typed as answering at once or later."""
+    return await answer

@@ -1,0 +1,108 @@
+"""A log is made anew while others write to it and follow it: nothing that stays is lost, moved or told twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+
+from alert_svc.erasing.rewriting import Fields, rewrite
+from mesh import redis as connections
+from mesh.purging import purge
+from mesh.redis import Redis
+from mesh.tail import StreamTail
+
+LOG = "poi:{s1}:alerts:log"
+
+
+@pytest.fixture
+async def client(redis_url: str) -> AsyncIterator[Redis]:
+    """An empty Redis."""
+    made = connections.connect(redis_url)
+    yield made
+    await made.aclose()
+
+
+def _even(fields: Fields) -> Fields | None:
+    number = int(fields[b"alert"] or b"0")
+    if number % 2:
+        return None
+    return {**fields, b"alert": b"%d" % (number + 1_000_000)} if number % 10 == 0 else fields
+
+
+async def _write(client: Redis, numbers: range) -> None:
+    for number in numbers:
+        await client.xadd(LOG, {"event": "1", "alert": str(number)})
+
+
+async def test_what_stays_keeps_its_place_whoever_writes_meanwhile(client: Redis) -> None:
+    await _write(client, range(1000))
+    await client.xgroup_create(LOG, "others", id="0")
+    before: Any = await client.xrange(LOG)
+    writing = asyncio.create_task(_write(client, range(1000, 3000)))
+    await asyncio.sleep(0.05)
+
+    await rewrite(client, LOG, _even, 10, [b"told"])
+
+    await writing
+    after: Any = await client.xrange(LOG)
+    kept = [(raw, fields[b"alert"]) for raw, fields in after if fields[b"event"] == b"1"]
+    assert kept == sorted(kept, key=lambda one: tuple(map(int, one[0].split(b"-"))))
+    numbers = [int(alert) % 1_000_000 for _, alert in kept]
+    assert numbers == sorted(numbers)
+    assert [one for one in numbers if one < 1000] == list(range(0, 1000, 2))
+    assert [one for one in numbers if one % 2 == 0] == list(range(0, 3000, 2)), "of what came meanwhile, too"
+    places = dict(before)
+    assert all(raw in places for raw, alert in kept if int(alert) % 1_000_000 < 1000), "cursors stay good"
+    assert all(int(alert) >= 1_000_000 for _, alert in kept if int(alert) % 10 == 0 and int(alert) % 1_000_000 < 1000)
+    assert [fields[b"alert"] for _, fields in after if fields[b"event"] == b"10"] == [b"told"]
+    groups: Any = await client.xinfo_groups(LOG)
+    assert [group["name"] for group in groups] == [b"others"]
+    assert await client.ttl(LOG) == -1
+    assert await client.keys("*draft*") == []
+
+
+async def test_a_log_that_loses_all_its_entries_goes_on_behind_its_end(client: Redis) -> None:
+    await _write(client, range(1, 20, 2))
+    newest: Any = await client.xrevrange(LOG, count=1)
+    last = newest[0][0]
+
+    await rewrite(client, LOG, _even, 10, [])
+
+    left: Any = await client.xrange(LOG)
+    ((marker, fields),) = left
+    assert tuple(map(int, marker.split(b"-"))) > tuple(map(int, last.split(b"-")))
+    assert fields[b"event"] == b"0"
+
+
+async def test_followers_do_not_tell_from_memory_what_is_gone(client: Redis) -> None:
+    tail = StreamTail(client, LOG, heartbeat=0.2)
+    await _write(client, range(1))
+    start = await tail.position()
+    async with aclosing(tail.entries(start)) as live:
+        assert await anext(live) is None
+        await _write(client, range(1, 5))
+        seen = [await anext(live) for _ in range(4)]
+        assert [entry[1][b"alert"] for entry in seen if entry] == [b"1", b"2", b"3", b"4"]
+
+        await rewrite(client, LOG, _even, 10, [])
+
+        marker = await anext(live)
+        assert marker is not None
+        assert marker[1][b"event"] == b"0"
+        async with aclosing(tail.entries(start)) as late:
+            assert await anext(late) is None
+            again = [await anext(late) for _ in range(3)]
+        assert [entry[1][b"alert"] for entry in again if entry] == [b"2", b"4", b""]
+
+
+async def test_a_purge_is_done_once_for_a_token(client: Redis) -> None:
+    info: Any = await client.info("stats")
+    assert await purge(client, "t1") == []
+    after: Any = await client.info("stats")
+    assert await purge(client, "t1") == []
+    again: Any = await client.info("stats")
+    assert info["total_forks"] < after["total_forks"] == again["total_forks"]
