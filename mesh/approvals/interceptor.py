@@ -18,6 +18,7 @@ from mesh.audit.paths import text_at, value_at
 from mesh.audit.recorder import store_of
 from mesh.errors import FailedPrecondition, MeshError, Unauthenticated
 from mesh.interceptors.base import Behaviour, Interceptor, Rpc
+from mesh.peers import peer_of
 from mesh.settings import program_name, refuse
 from mesh.vault.settings import VaultSettings, vault_of
 
@@ -126,7 +127,7 @@ class ApprovalInterceptor(Interceptor):
             error.code.name,
             actor=actor,
             purpose=purpose,
-            peer=str(context.peer()),
+            peer=peer_of(context),
             reason=error.reason,
             approval=error.metadata["approval"],
         )
