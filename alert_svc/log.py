@@ -264,11 +264,6 @@ class AlertLog:
         finally:
             await entries.aclose()
 
-    async def entry(self, store_id: str, cursor: str) -> Change | None:
-        """The entry of the log at this place, as it is now; None where there is none (any more)."""
-        found: Any = await self._redis.xrange(log_key(store_id), min=cursor, max=cursor)
-        return read_entry(cursor, found[0][1]) if found else None
-
     async def rewrite_alert(self, before: bytes, changed: alert_pb2.Alert) -> bool:
         """Replaces an alert that says something of an erased person; False where it is not as `before` any more."""
         return await self._write(before, touched(changed, now()), alert_pb2.ALERT_EVENT_ERASED, due="keep")
@@ -307,9 +302,8 @@ class AlertLog:
                 tombstones.member(alert.match.reference),
                 *rivals,
             ]
-        answers: Sequence[tuple[int, bytes]] = await self._raise(
-            keys=[*keys, reports.key(store_id), erased_key(store_id)], args=arguments
-        )
+        keys += [reports.key(store_id), erased_key(store_id)]
+        answers: Sequence[tuple[int, bytes]] = await self._raise(keys=keys, args=arguments)
         return answers
 
     async def _absorb(

@@ -135,6 +135,8 @@ class StreamTail:
         self._ring: list[_Entry] = []  # a slice of a deque would walk there from one of its ends
         self._size = ring
         self._base = _Position(0, 0)
+        self._slow = _Position(0, 0)
+        """Who is behind it is too slow. Who is not, and behind `_base`, has to read what was rewritten again."""
         self._waiters = _Waiters()
         self._joining = asyncio.Lock()
         self._asking = asyncio.Semaphore(_ASKING)
@@ -185,7 +187,7 @@ class StreamTail:
             was_live = False
             while True:
                 if position < self._base:
-                    if refuse_slow and was_live:
+                    if refuse_slow and was_live and position < self._slow:
                         raise slow_client(str(position))
                     batch = await self._page(position)
                     if not batch:
@@ -211,7 +213,7 @@ class StreamTail:
         async with self._joining:
             if self._reader is None:
                 self._ring.clear()
-                self._base = _Position.parse(await self.position())
+                self._base = self._slow = _Position.parse(await self.position())
                 self._reader = asyncio.create_task(self._read(self._base), name=f"tail {self._key}")
             self._subscribers += 1
 
@@ -250,7 +252,7 @@ class StreamTail:
                 break
         self._ring += entries
         if (excess := len(self._ring) - self._size) > 0:
-            self._base = self._ring[excess - 1].position
+            self._base = self._slow = self._ring[excess - 1].position
             del self._ring[:excess]
         self._waiters.wake()
 

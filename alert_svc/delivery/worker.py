@@ -10,7 +10,7 @@ import asyncio
 import time
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -23,9 +23,11 @@ from alert_svc.delivery.pace import Limits, Pace
 from alert_svc.delivery.sender import Failed, Message, Sender
 from alert_svc.delivery.store import LeaseLost, TargetStore, delivery_id, just_before, owner_key
 from alert_svc.delivery.targets import Filter
-from alert_svc.log import AlertLog, Change
+from alert_svc.keys import log_key
+from alert_svc.log import AlertLog, Change, read_entry
 from mesh import names
 from mesh.errors import NotFound, OutOfRange
+from mesh.redis import Redis
 
 _log = structlog.get_logger(__name__)
 
@@ -180,7 +182,7 @@ class Worker:
         content = delivery_pb2.DeliveryMessage(delivery=name, event=event, alert=alert, cursor=change.cursor)
         message = Message.of(content)
         while True:
-            now = await self._parts.log.entry(self._store_id, change.cursor)
+            now = await _as_it_is(self._store.redis, self._store_id, change)
             if now is None:  # erased, or older than what is kept, while it waited: nobody is told of it
                 await self._store.forget(self._name, token, change.cursor if advance else "", delivery.name)
                 return
@@ -253,6 +255,12 @@ class Worker:
         delivery.state = delivery_pb2.DELIVERY_STATE_DEAD
         metrics.DEAD.labels(self._kind).inc()
         _log.warning("delivery_given_up", delivery=delivery.name, error=delivery.last_error)
+
+
+async def _as_it_is(redis: Redis, store_id: str, change: Change) -> Change | None:
+    """An entry of the log as it is by now; None where it is gone."""
+    found: Any = await redis.xrange(log_key(store_id), min=change.cursor, max=change.cursor)
+    return read_entry(change.cursor, found[0][1]) if found else None
 
 
 def _now(later: float = 0.0) -> Timestamp:

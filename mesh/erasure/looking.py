@@ -25,6 +25,11 @@ _OTHERS: Final = (
         keeper="audit", kind="this receipt", reason="the proof of the erasure; names the person of interest by id"
     ),
     erasure_pb2.Remainder(
+        keeper="logs",
+        kind="lines of servers and of the gateway",
+        reason="names of resources only, as in the audit records; gone when logs are rotated",
+    ),
+    erasure_pb2.Remainder(
         keeper="backups",
         kind="copies of disks and of Redis that were made before",
         reason="out of the mesh's reach: destroy them, or let them expire",

@@ -99,6 +99,26 @@ async def test_followers_do_not_tell_from_memory_what_is_gone(client: Redis) -> 
         assert [entry[1][b"alert"] for entry in again if entry] == [b"2", b"4", b""]
 
 
+async def test_a_live_follower_is_not_taken_for_a_slow_one(client: Redis) -> None:
+    for _ in range(30):
+        await client.delete(LOG)
+        tail = StreamTail(client, LOG, heartbeat=5)
+        await _write(client, range(1))
+        async with aclosing(tail.entries("0-0", refuse_slow=True)) as live:
+            assert await anext(live) is None
+            assert await anext(live) is not None
+            waiting = asyncio.ensure_future(anext(live))
+            await asyncio.sleep(0.01)
+            # Both in one read of the follower's: an entry that it has not told yet, and the rewriting.
+            async with client.pipeline(transaction=True) as pipe:
+                pipe.xadd(LOG, {"event": "1", "alert": "2"})
+                pipe.xadd(LOG, {"event": "0", "alert": "", "rewritten": "1"})
+                pipe.xadd(LOG, {"event": "10", "alert": "4"})
+                await pipe.execute()
+            told = [await waiting, await anext(live), await anext(live)]
+            assert [one[1][b"alert"] for one in told if one] == [b"2", b"", b"4"]
+
+
 async def test_a_purge_is_done_once_for_a_token(client: Redis) -> None:
     info: Any = await client.info("stats")
     assert await purge(client, "t1") == []

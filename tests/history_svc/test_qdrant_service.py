@@ -8,9 +8,10 @@ from pathlib import Path
 
 import grpc
 import pytest
-from poi.v1 import common_pb2, history_pb2
+from poi.v1 import common_pb2, erasure_pb2, erasure_pb2_grpc, history_pb2
 
 from history_svc.qdrant.states import read_track
+from mesh import channels
 from mesh.errors import NotFound, Unavailable, from_rpc
 from mesh.local import Service
 from tests.history_svc.client import STORE, Client, detection
@@ -201,6 +202,31 @@ async def test_old_detections_appearances_and_tracks_are_removed(start: StartHis
         left = qdrant.client.count
         await until(lambda: not left(DETECTIONS).count and not left(RECORDS).count, "all of it is gone")
         assert not await client.appearances()
+
+
+async def test_the_eraser_takes_frames_of_others_that_show_the_person(start: StartHistory, data_dir: Path) -> None:
+    server = start(name="first")
+    async with Client(server.target) as one, channels.connect(server.target) as channel:
+        await one.append(*at(0), *at(1))
+        erased, kept = [found.name for found in await one.appearances() if found.object_id in ("1", "2")]
+        both, alone = upload(jpeg(1), erased, kept), upload(jpeg(2), kept)
+        frames = (await one.append(frames=[both, alone])).frames
+        traces: erasure_pb2_grpc.TraceServiceAsyncStub = erasure_pb2_grpc.TraceServiceStub(channel)
+        subject = erasure_pb2.TraceSubject(appearances=[erased], frames=[frames[1]])
+        request = erasure_pb2.EraseTracesRequest(
+            parent=STORE, subject=subject, erasure=f"{STORE}/personErasures/{'1' * 32}"
+        )
+
+        found = await traces.FindTraces(erasure_pb2.FindTracesRequest(parent=STORE, subject=subject))
+        assert {one.kind: one.count for one in found.traces}["frames and pictures"] == 2
+        for _ in range(2):  # a repeat is harmless
+            assert not (await traces.EraseTraces(request)).obstacles
+
+        left = await one.stub.GetAppearance(history_pb2.GetAppearanceRequest(name=kept))
+        assert not left.frames
+        assert list((data_dir / "frames").rglob("*.jpg")) == []
+        again = await traces.FindTraces(erasure_pb2.FindTracesRequest(parent=STORE, subject=subject))
+        assert not again.traces
 
 
 async def test_what_is_erased_is_gone_everywhere_and_does_not_come_back(
