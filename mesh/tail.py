@@ -236,6 +236,8 @@ class StreamTail:
                 await asyncio.sleep(backoff)
                 backoff = min(2 * backoff, 1.0)
                 continue
+            if self._reader is not asyncio.current_task():
+                return  # cancelled while it connected, which a library swallowed: the next reader tells of this
             if entries:
                 last = entries[-1].position
                 self._publish(entries)
