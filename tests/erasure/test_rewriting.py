@@ -119,6 +119,27 @@ async def test_a_live_follower_is_not_taken_for_a_slow_one(client: Redis) -> Non
             assert [one[1][b"alert"] for one in told if one] == [b"2", b"", b"4"]
 
 
+async def test_a_reader_that_outlives_its_end_tells_nobody_anything_twice(client: Redis) -> None:
+    """A client left while Redis was being connected to: the cancellation of its reader was swallowed."""
+    tail = StreamTail(client, LOG, heartbeat=5)
+    for number in range(20):
+        first = tail.entries("0-0")
+        assert await anext(first) is None
+        await first.aclose()
+        async with aclosing(tail.entries(await tail.position())) as live:
+            assert await anext(live) is None
+            waiting = asyncio.ensure_future(anext(live))
+            await _write(client, range(number, number + 1))
+            entry = await waiting
+            assert entry is not None
+            assert entry[1][b"alert"] == str(number).encode()
+            again = asyncio.ensure_future(anext(live))
+            await _write(client, range(1000, 1001))
+            entry = await again
+            assert entry is not None
+            assert entry[1][b"alert"] == b"1000", "and not the one before again"
+
+
 async def test_a_purge_is_done_once_for_a_token(client: Redis) -> None:
     info: Any = await client.info("stats")
     assert await purge(client, "t1") == []
