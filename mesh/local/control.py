@@ -174,7 +174,7 @@ class Envoy(Program):
 
     def stats(self, prefix: str) -> Mapping[str, int]:
         """Counters and gauges whose name begins so."""
-        with urlopen(f"{self.admin_url}/stats?format=json&filter=^{prefix}", timeout=5.0) as response:
+        with urlopen(f"{self.admin_url}/stats?format=json&filter=^{prefix}", timeout=30.0) as response:
             return {item["name"]: item["value"] for item in json.load(response)["stats"] if "value" in item}
 
     def _command(self) -> Sequence[str]:

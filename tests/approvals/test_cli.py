@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+from typer.testing import CliRunner
+
+from clients.cli.__main__ import app
 from mesh.local import Mesh
 from tests.vault.conftest import Keys
-
-_ROOT = Path(__file__).resolve().parents[2]
 
 
 def poi(mesh: Mesh, user: str, *arguments: str, status: int = 0) -> str:
     """What a command of this user prints: stdout, or stderr where it fails."""
-    done = subprocess.run(
-        [sys.executable, "-m", "clients.cli", *arguments],
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(_ROOT), str(_ROOT / "gen")]),
-            "POI_MATCH_TARGET": mesh.target("match"),
-            "POI_AUDIT_TARGET": mesh.target("audit"),
-            "LOGNAME": user,
-        },
-        cwd=_ROOT,
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
-    assert done.returncode == status, done.stderr
+    targets = {"POI_MATCH_TARGET": mesh.target("match"), "POI_AUDIT_TARGET": mesh.target("audit")}
+    done = CliRunner().invoke(app, list(arguments), env={**targets, "LOGNAME": user}, prog_name="poi")
+    assert done.exit_code == status, done.output
     return done.stderr if status else done.stdout
 
 

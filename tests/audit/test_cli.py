@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import redis
+from typer.testing import CliRunner
 
+from clients.cli.__main__ import app
 from mesh.local import Mesh
-
-_ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -26,21 +23,9 @@ def running(tmp_path: Path) -> Iterator[Mesh]:
 
 
 def poi(mesh: Mesh, *arguments: str, status: int = 0) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "clients.cli", *arguments],
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(_ROOT), str(_ROOT / "gen")]),
-            "POI_MATCH_TARGET": mesh.target("match"),
-            "POI_AUDIT_TARGET": mesh.target("audit"),
-            "LOGNAME": "ada",
-        },
-        cwd=_ROOT,
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
-    assert done.returncode == status, done.stderr
+    targets = {"POI_MATCH_TARGET": mesh.target("match"), "POI_AUDIT_TARGET": mesh.target("audit")}
+    done = CliRunner().invoke(app, list(arguments), env={**targets, "LOGNAME": "ada"}, prog_name="poi")
+    assert done.exit_code == status, done.output
     return done.stdout
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from mesh.auth.keys import FileKeys, UrlKeys, keys_of
 from mesh.auth.tokens import LOCAL_ISSUER, Tokens
 from mesh.errors import Unauthenticated, Unavailable
 from mesh.token import Accounts
+from tests.support import until
 
 ISSUER = "https://login.example.com"
 
@@ -138,9 +138,7 @@ async def test_a_key_that_the_provider_withdrew_ends_tokens_that_were_checked(
     accounts.drop_old()
     now += 601
     await tokens.principal(token)  # asks, and does not wait
-    async with asyncio.timeout(5):
-        while source.version() == 1:  # noqa: ASYNC110  # it asks in the background
-            await asyncio.sleep(0)
+    await until(lambda: source.version() != 1, "the answer in the background")
 
     with pytest.raises(Unauthenticated):
         await tokens.principal(token)

@@ -19,6 +19,7 @@ from mesh.channels import connect
 from mesh.limits import METADATA_BYTES
 from tests.conftest import StartService
 from tests.hostile.conftest import STORE, Victim
+from tests.support import PATIENCE
 
 SIDE = 30_000
 
@@ -57,7 +58,7 @@ def list_visits(channel: grpc.aio.Channel) -> Any:
 
 async def test_images_that_unpack_to_gigabytes(service: StartService, models_dir: Path) -> None:
     embed = service("embed_svc", {"POI_MODELS_DIR": str(models_dir)})
-    async with connect(embed.target, default_timeout=30) as channel:
+    async with connect(embed.target, default_timeout=PATIENCE) as channel:
         stub: embedding_pb2_grpc.EmbeddingServiceAsyncStub = embedding_pb2_grpc.EmbeddingServiceStub(channel)
         before = psutil.Process(embed.pid).memory_info().rss
         for image in (png(), *map(claimed, ("JPEG", "GIF", "BMP"))):
@@ -81,7 +82,7 @@ async def test_a_message_that_unpacks_to_more_than_a_message(victim: Victim) -> 
     ):
         for _ in range(2):
             with pytest.raises(grpc.aio.AioRpcError) as refused:
-                await list_visits(channel)(bomb, timeout=50)
+                await list_visits(channel)(bomb, timeout=PATIENCE)
 
             assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         grown = victim.grown()

@@ -17,6 +17,7 @@ from mesh.pki import Authority
 from mesh.rotating import RotatingChannel
 from mesh.server import Server
 from tests.auth.support import a_servicer, serving
+from tests.support import PATIENCE, until
 
 DAY = timedelta(days=1)
 LOOK = 0.05
@@ -42,12 +43,6 @@ async def channel(pki: Authority, server: Server) -> AsyncIterator[RotatingChann
     assert isinstance(made, RotatingChannel)
     async with made:
         yield made
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110  # what is awaited has no event
-            await asyncio.sleep(0.01)
 
 
 async def changed(channel: RotatingChannel, act: Callable[[], Any]) -> None:
@@ -162,7 +157,7 @@ async def test_a_stream_that_waits_for_its_server_is_not_left_with_an_old_certif
         await asyncio.sleep(LOOK)
         await changed(channel, lambda: pki.renew(everything=True))
 
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             with pytest.raises((asyncio.CancelledError, grpc.aio.AioRpcError)):
                 await waiting
         await until(lambda: not channel._old)

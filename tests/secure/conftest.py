@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from demo.secure import settings
 from mesh.local import Mesh, free_port
+from tests.support import PATIENCE
 
 SERVICES = ("match", "alert", "audit")
 
@@ -26,4 +28,17 @@ def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     directory = tmp_path_factory.mktemp("secure")
     env |= settings(directory, env["POI_STORE"])
     with Mesh(directory, env=env, services=SERVICES, secure=True, gateway=gateway) as mesh:
+        _wait_for_gateway(mesh)
         yield mesh
+
+
+def _wait_for_gateway(mesh: Mesh) -> None:
+    """Until Envoy has heard of the services, and found them well."""
+    assert mesh.gateway is not None
+    over = time.monotonic() + PATIENCE
+    well = 0
+    while well < len(SERVICES):
+        assert time.monotonic() < over, "the gateway knows nobody"
+        time.sleep(0.05)
+        statistics = mesh.gateway.stats("cluster[.].*[.]membership_healthy")
+        well = sum(statistics.get(f"cluster.{name}.membership_healthy", 0) > 0 for name in SERVICES)

@@ -24,7 +24,7 @@ from mesh import channels
 from mesh.auth import Role
 from mesh.errors import MeshError, PermissionDenied, from_rpc
 from mesh.local import Mesh
-from tests.e2e.client import until
+from tests.support import PATIENCE, until
 
 OK, INVALID, NOT_FOUND, DENIED, UNAUTHENTICATED = 0, 3, 5, 7, 16
 REST = {OK: 200, NOT_FOUND: 404, DENIED: 403, UNAUTHENTICATED: 401}
@@ -44,14 +44,12 @@ def trust(mesh: Mesh) -> ssl.SSLContext:
 
 def http(mesh: Mesh) -> httpx.AsyncClient:
     assert mesh.gateway is not None
-    return httpx.AsyncClient(base_url=f"https://{mesh.gateway.gateway}", verify=trust(mesh), timeout=10.0)
+    return httpx.AsyncClient(base_url=f"https://{mesh.gateway.gateway}", verify=trust(mesh), timeout=PATIENCE)
 
 
 def bearer(mesh: Mesh, *roles: Role, stores: tuple[str, ...] = ()) -> dict[str, str]:
     return {"authorization": f"Bearer {secured(mesh).token(roles, 'kim', stores)}"}
 
-
-pytestmark = pytest.mark.timeout(180)
 
 CASES = [
     pytest.param((Role.OPERATOR,), (), OK, id="operator"),
@@ -91,7 +89,7 @@ async def test_the_same_answer_in_every_language(
     credentials = grpc.ssl_channel_credentials(secured(secure).files("cli").ca.read_bytes())
     async with grpc.aio.secure_channel(secure.gateway.gateway, credentials) as channel:
         call = alert_pb2_grpc.AlertServiceStub(channel).ListAlerts(
-            alert_pb2.ListAlertsRequest(parent="stores/store-1"), metadata=tuple(headers.items()), timeout=10
+            alert_pb2.ListAlertsRequest(parent="stores/store-1"), metadata=tuple(headers.items()), timeout=PATIENCE
         )
         assert await code(call) == expected
         if expected == UNAUTHENTICATED:
@@ -140,7 +138,7 @@ def test_nobody_answers_in_the_clear(secure: Mesh) -> None:
     addresses = [secure.gateway.gateway, secure.control_plane.target]
     for address in [*addresses, *(service.target for service in secure.services.values())]:
         with pytest.raises((urllib.error.URLError, ConnectionError)):
-            urlopen(f"http://{address}/healthz", timeout=5)
+            urlopen(f"http://{address}/healthz", timeout=PATIENCE)
 
 
 async def test_a_server_registers_itself_alone(secure: Mesh) -> None:
@@ -210,9 +208,8 @@ async def test_certificates_are_exchanged_without_a_failed_call(secure: Mesh) ->
 
         await until(renewed, "the new certificate at the gateway")
         seen = calls
-        await asyncio.sleep(1)
+        await until(lambda: calls >= seen + 20 > 20, "calls with the new certificate")
         over.set()
-    assert calls > seen > 0
     async with http(secure) as client:  # new connections, in and out
         assert (await client.get("/v1/stores/store-1/alerts", headers=bearer(secure, Role.OPERATOR))).status_code == 200
 
@@ -242,7 +239,7 @@ def test_grpc_clients_find_servers_by_the_control_plane_over_tls(secure: Mesh, t
         env=env,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
 

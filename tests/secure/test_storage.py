@@ -25,8 +25,7 @@ from mesh import redis as connections
 from mesh.local import Broker, Redis
 from mesh.pki import Authority
 from mesh.settings import TlsFiles
-
-pytestmark = pytest.mark.timeout(120)
+from tests.support import PATIENCE
 
 Issue = Callable[[str], TlsFiles]
 
@@ -74,19 +73,19 @@ async def test_the_broker_takes_those_it_knows_by_their_certificates(issue: Issu
             receive_maximum=10,
         )
         running = asyncio.create_task(ingest.run())
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(2 * PATIENCE):
             await ingest.wait_connected()
 
             camera = Publisher(brokers.with_files(broker.url, issue("camera")))
             await asyncio.to_thread(camera.connect)
             camera.publish("scenescape/data/camera/door", b"seen")
-            await asyncio.to_thread(camera.flush, 10.0)
+            await asyncio.to_thread(camera.flush, PATIENCE)
             assert await arrived.get() == ("scenescape/data/camera/door", b"seen")
             camera.close()
 
             own = brokers.with_files(broker.url, issue("alert"))
             target = delivery_pb2.MqttTarget(topic="poi-mesh/alerts")
-            alert = MqttSender(target, own, Guard(()), ssl.create_default_context(), timeout=10)
+            alert = MqttSender(target, own, Guard(()), ssl.create_default_context(), timeout=PATIENCE)
             await alert.send(Message.of(delivery_pb2.DeliveryMessage(delivery="d", test=True)))
             assert (await arrived.get())[0] == "poi-mesh/alerts"
             await alert.close()
@@ -99,7 +98,7 @@ async def test_the_broker_takes_those_it_knows_by_their_certificates(issue: Issu
 
         nameless = ssl.create_default_context(cafile=issue("cli").ca)
         with (
-            create_connection(("127.0.0.1", broker.port), 10) as plain,
+            create_connection(("127.0.0.1", broker.port), PATIENCE) as plain,
             nameless.wrap_socket(plain, server_hostname="127.0.0.1") as socket,
             pytest.raises(OSError, match=r"certificate required|reset"),
         ):
@@ -114,7 +113,7 @@ def published(url: str, port: int) -> str:
     client.connect("127.0.0.1", port)
     client.loop_start()
     try:
-        client.publish("scenescape/data/camera/door", b"forged", qos=1).wait_for_publish(10)
+        client.publish("scenescape/data/camera/door", b"forged", qos=1).wait_for_publish(PATIENCE)
     finally:
         client.disconnect()
         client.loop_stop()

@@ -93,7 +93,7 @@ def test_a_service_with_another_master_key_ends_with_one_line(keys: Keys, make_k
         "POI_HISTORY_DATA_DIR": str(keys.keyring.parent / "data"),
     }
     done = subprocess.run(
-        [sys.executable, "-m", "history_svc"], env=environment, cwd=_ROOT, capture_output=True, text=True, timeout=30
+        [sys.executable, "-m", "history_svc"], env=environment, cwd=_ROOT, capture_output=True, text=True, timeout=120
     )
 
     assert done.returncode == 2

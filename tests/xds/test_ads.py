@@ -15,7 +15,8 @@ from envoy_data_plane.google.rpc import Status
 from mesh.xds.ads import SERVICE
 from mesh.xds.policy import SERVICES
 from mesh.xds.snapshot import CLUSTER, ENDPOINTS, LISTENER
-from tests.xds.conftest import ControlPlane, until
+from tests.support import until
+from tests.xds.conftest import ControlPlane
 
 Stream = Callable[..., Any]
 
@@ -53,8 +54,13 @@ async def test_a_refusal_is_logged_counted_and_over_when_the_client_is_content(
         DiscoveryRequest(type_url=CLUSTER, response_nonce=clusters.nonce, error_detail=Status(message="bad ring"))
     )
     await until(lambda: counted('poi_xds_nacks_total{client="envoy",type="CDS"} 1.0'))
-    assert await counted('poi_xds_refusing{client="envoy",type="CDS"} 1.0')
-    (line,) = [line for line in plane.service.log_tail().splitlines() if "configuration_refused" in line]
+    await until(lambda: counted('poi_xds_refusing{client="envoy",type="CDS"} 1.0'))
+
+    def logged() -> list[str]:
+        return [line for line in plane.service.log_tail().splitlines() if "configuration_refused" in line]
+
+    await until(logged, "the refusal in the log")
+    (line,) = logged()
     assert '"detail":"bad ring"' in line
     assert '"node":"gateway-7"' in line
 

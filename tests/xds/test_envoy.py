@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from mesh.local import Envoy
-from tests.xds.conftest import ControlPlane, StartReplica, until, who
+from tests.support import PATIENCE, until
+from tests.xds.conftest import ControlPlane, StartReplica, who
 
 Connect = Callable[[str], grpc.aio.Channel]
 StartPlane = Callable[..., ControlPlane]
@@ -25,7 +26,7 @@ async def test_an_endpoint_is_taken_out_under_load_without_a_failed_call(
     plane = await asyncio.to_thread(control_plane, match=[first, second], alert=[third])
     edge = await asyncio.to_thread(envoy, plane, delta=delta)
     client = channel(plane.gateway)
-    assert set(await who(client, 20)) == {1, 2}
+    await until(lambda: both(client), "both replicas behind the gateway")
     answered: list[int] = []
     enough = asyncio.Event()
 
@@ -37,10 +38,10 @@ async def test_an_endpoint_is_taken_out_under_load_without_a_failed_call(
         for _ in range(4):
             group.create_task(load())
         plane.write(match=[second, third], alert=[third])
-        await until(lambda: _true(3 in answered))
+        await until(lambda: 3 in answered)
         await first.server.stop()
         seen = len(answered)
-        await until(lambda: _true(len(answered) > seen + 100))
+        await until(lambda: len(answered) > seen + 100)
         enough.set()
 
     assert set(answered[seen:]) == {2, 3}
@@ -51,8 +52,8 @@ async def test_an_endpoint_is_taken_out_under_load_without_a_failed_call(
     assert statistics.get("cluster.match.upstream_rq_retry", 0) == 0, "nobody had to call twice"
 
 
-async def _true(value: bool) -> bool:
-    return value
+async def both(client: grpc.aio.Channel) -> bool:
+    return set(await who(client, 20)) == {1, 2}
 
 
 async def test_envoy_and_clients_go_on_while_the_control_plane_is_down(
@@ -88,7 +89,7 @@ async def test_health_of_a_replica_is_watched_by_envoy(
     plane = await asyncio.to_thread(control_plane, match=[sick, well])
     await asyncio.to_thread(envoy, plane)
     client = channel(plane.gateway)
-    assert set(await who(client, 20)) == {1, 2}
+    await until(lambda: both(client), "both replicas behind the gateway")
 
     sick.server.set_serving("poi.v1.MatchService", False)
 
@@ -104,6 +105,6 @@ async def test_the_gateway_says_that_it_is_there(
     plane = await asyncio.to_thread(control_plane)
     await asyncio.to_thread(envoy, plane)
 
-    async with httpx.AsyncClient(base_url=f"http://{plane.gateway}") as http:
+    async with httpx.AsyncClient(base_url=f"http://{plane.gateway}", timeout=PATIENCE) as http:
         assert (await http.get("/healthz")).status_code == 200
         assert (await http.get("/nothing")).status_code == 404

