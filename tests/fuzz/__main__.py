@@ -41,6 +41,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(WEIGHTS)}; all by default")
     parser.add_argument("--seconds", type=float, default=1800.0, help="of fuzzing in all; two targets run at a time")
+    parser.add_argument("--seed", type=int, default=0, help="of chance; 0: another one each time")
     parser.add_argument("--reproduce", type=Path, metavar="FINDING", help="run a finding of one target once more")
     parser.add_argument("--dir", type=Path, default=Path("build/fuzz"), help="where corpus and findings are")
     return parser.parse_args(arguments)
@@ -63,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             target = targets[number]
             seconds = options.seconds * WEIGHTS.get(target, 1) / weight
             arguments = [target, "--seconds", f"{seconds:.0f}", "--dir", str(options.dir)]
+            arguments += ["--seed", str(options.seed)]
             return _run(target, seconds, _command(arguments), _env(redis, scratch, number))
 
         with ThreadPoolExecutor(_AT_ONCE) as pool:

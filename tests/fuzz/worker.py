@@ -31,6 +31,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("target", help="a module of tests.fuzz.targets, or any other by its whole name")
     parser.add_argument("--seconds", type=float, default=60.0, help="from the start of this process")
     parser.add_argument("--dir", type=Path, default=Path("build/fuzz"))
+    parser.add_argument("--seed", type=int, default=0, help="of chance; 0: another one each time")
     parser.add_argument("--reproduce", type=Path, help="run this finding and nothing else")
     return parser.parse_args()
 
@@ -77,6 +78,7 @@ def main() -> None:
 
     left = max(1, round(options.seconds - (monotonic() - started)))
     arguments = {
+        "seed": options.seed,
         "max_total_time": left,
         "timeout": _HANG_SECONDS,
         "rss_limit_mb": _MEMORY_MB,
