@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 _NONE: Mapping[str, str] = MappingProxyType({})
 MAX_MESSAGE_BYTES = 8 << 20
+_FIRST_PAUSE, _MAX_PAUSE = 0.1, 1.0
+_Continuation = Callable[[grpc.aio.ClientCallDetails, Any], Awaitable[Any]]
 
 # Every method, streams too: wait while the server is away (bounded by the deadline where there is one), and repeat
 # what came back UNAVAILABLE. gRPC repeats a stream only as long as nothing was answered; later its owner resumes it.
@@ -58,13 +61,12 @@ def connect(
     ValueError (mesh.tls.TlsError) for files that are not an identity, and for a token that would travel in the clear.
 
     A unary call without a timeout of its own gets `default_timeout` seconds, over all its attempts. A stream has no
-    deadline unless given one. Until the server is there, calls wait. Every call carries `metadata` (who calls, and
-    why). Close with `await channel.close()`.
+    deadline unless given one. Until the server is there, calls wait; but a stream to xds:///... is UNAVAILABLE then:
+    its owner opens it again. Every call carries `metadata` (who calls, and why). Close with `await channel.close()`.
     """
     options: list[tuple[str, Any]] = [
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),
-        ("grpc.service_config", _SERVICE_CONFIG),
         ("grpc.enable_retries", 1),
         # A peer that vanished without a FIN is noticed in 30 s, on idle channels too.
         ("grpc.keepalive_time_ms", 20_000),
@@ -78,13 +80,14 @@ def connect(
         # ... also where it came back under another address: names are looked up again after 1 s, not 30.
         ("grpc.dns_min_time_between_resolutions_ms", 1_000),
     ]
-    interceptors: list[grpc.aio.ClientInterceptor] = [_DefaultDeadline(default_timeout)]
+    deadline = _ByControlPlane if target.startswith("xds:") else _DefaultDeadline
+    if deadline is _DefaultDeadline:  # else gRPC would bind calls to it that come before the control plane
+        options.append(("grpc.service_config", _SERVICE_CONFIG))
     if tls is None:
         if token:
             raise ValueError("a token is sent over TLS only")
-        if metadata:
-            interceptors = [*calling.interceptors(metadata), *interceptors]
-        return grpc.aio.insecure_channel(target, options=options, interceptors=interceptors)
+        adding = calling.interceptors(metadata) if metadata else []
+        return grpc.aio.insecure_channel(target, options=options, interceptors=[*adding, deadline(default_timeout)])
     if not service:
         raise ValueError("which service the server must be has to be said")
     # The library that reads certificates takes its time to import: for those who use it.
@@ -95,7 +98,10 @@ def connect(
         ours = grpc.ssl_channel_credentials(credentials.ca, credentials.key, credentials.certificate)
         name = credentials.id.neighbour(service).server_name
         return grpc.aio.secure_channel(
-            target, ours, options=[*options, ("grpc.ssl_target_name_override", name)], interceptors=interceptors
+            target,
+            ours,
+            options=[*options, ("grpc.ssl_target_name_override", name)],
+            interceptors=[deadline(default_timeout)],
         )
 
     bearer = [("authorization", f"Bearer {token}")] if token else []
@@ -119,18 +125,49 @@ class _DefaultDeadline(grpc.aio.UnaryUnaryClientInterceptor):
         self._seconds = seconds
 
     async def intercept_unary_unary(
-        self,
-        continuation: Callable[[grpc.aio.ClientCallDetails, Any], Awaitable[Any]],
-        client_call_details: grpc.aio.ClientCallDetails,
-        request: Any,
+        self, continuation: _Continuation, client_call_details: grpc.aio.ClientCallDetails, request: Any
     ) -> Any:
         given = client_call_details
-        details = grpc.aio.ClientCallDetails(
-            given.method,
-            self._seconds if given.timeout is None else given.timeout,
-            given.metadata,
-            given.credentials,
-            # xDS has no word for it: without, a call before the first replica is there fails at once.
-            True if given.wait_for_ready is None else given.wait_for_ready,
-        )
-        return await continuation(details, request)
+        timeout = self._seconds if given.timeout is None else given.timeout
+        return await self._call(continuation, given, timeout, request)
+
+    async def _call(
+        self, continuation: _Continuation, given: grpc.aio.ClientCallDetails, seconds: float, request: Any
+    ) -> Any:
+        # xDS has no word for it: without, a call before the first replica is there fails at once.
+        waits = True if given.wait_for_ready is None else given.wait_for_ready
+        return await continuation(_details(given, seconds, waits), request)
+
+
+class _ByControlPlane(_DefaultDeadline):
+    """... also while the control plane is away.
+
+    gRPC binds a call that comes before anything is known, while there is no control plane, to a configuration without
+    routes. Were it to wait for a server there it would do so until its deadline, also when all is known. So the first
+    calls do not wait: they are repeated.
+    """
+
+    _known = False
+
+    async def _call(
+        self, continuation: _Continuation, given: grpc.aio.ClientCallDetails, seconds: float, request: Any
+    ) -> Any:
+        clock = asyncio.get_running_loop().time
+        end, pause = clock() + seconds, _FIRST_PAUSE
+        while not self._known and given.wait_for_ready is not False:
+            call = await continuation(_details(given, max(end - clock(), 0.0), False), request)
+            try:
+                code = await call.code()
+            except asyncio.CancelledError:
+                call.cancel()
+                raise
+            self._known = self._known or code is grpc.StatusCode.OK
+            if code is not grpc.StatusCode.UNAVAILABLE or clock() + pause > end:
+                return call
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _MAX_PAUSE)
+        return await super()._call(continuation, given, max(end - clock(), 0.0), request)
+
+
+def _details(given: grpc.aio.ClientCallDetails, timeout: float, waits: bool) -> grpc.aio.ClientCallDetails:
+    return grpc.aio.ClientCallDetails(given.method, timeout, given.metadata, given.credentials, waits)

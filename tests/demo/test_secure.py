@@ -16,7 +16,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 _GATEWAY = re.compile(r"REST, gRPC-Web and gRPC: https://(\S+) ")
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_the_demo_with_everything_on(tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONUNBUFFERED": "1", "COLUMNS": "200", "TMPDIR": str(tmp_path)}
     command = [sys.executable, "-m", "demo", "--once", "--secure"]

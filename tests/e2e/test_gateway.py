@@ -12,7 +12,7 @@ import httpx
 from poi.v1 import ingest_pb2, ingest_pb2_grpc, match_pb2, match_pb2_grpc
 
 from mesh.local import Mesh, Service, free_port
-from tests.e2e.client import until
+from tests.support import PATIENCE, until
 
 SERVICES = ("match", "history", "region", "alert", "ingest")
 _COUNTER = re.compile(r"grpc_server_handled_total\{.*GetGalleryStatus")
@@ -24,7 +24,7 @@ async def test_every_service_answers_through_the_gateway(tmp_path: Path) -> None
     mesh = Mesh(tmp_path, env={"POI_DRAIN_SECONDS": "0"}, services=SERVICES, gateway=gateway)
     await asyncio.to_thread(mesh.start)
     try:
-        async with httpx.AsyncClient(base_url=f"http://{gateway}/v1/stores/store-1/", timeout=10.0) as http:
+        async with httpx.AsyncClient(base_url=f"http://{gateway}/v1/stores/store-1/", timeout=PATIENCE) as http:
 
             async def there() -> bool:
                 return all([(await http.get(path)).status_code == 200 for path in PATHS])
@@ -51,28 +51,29 @@ async def test_a_replica_that_is_killed_under_load_costs_no_call(tmp_path: Path)
     async def load(stub: match_pb2_grpc.MatchServiceAsyncStub) -> None:
         nonlocal calls
         while not over.is_set():
-            await stub.GetGalleryStatus(request, timeout=10)  # any failure ends the test
+            await stub.GetGalleryStatus(request, timeout=PATIENCE)  # any failure ends the test
             calls += 1
+
+    async def has_its_share() -> bool:
+        return await asyncio.to_thread(_answered, second) > 20
 
     await asyncio.to_thread(mesh.start)
     try:
         await asyncio.to_thread(second.start)
         async with grpc.aio.insecure_channel(gateway, options=[("grpc.enable_retries", 0)]) as channel:
             stub: match_pb2_grpc.MatchServiceAsyncStub = match_pb2_grpc.MatchServiceStub(channel)
-            await stub.GetGalleryStatus(request, wait_for_ready=True, timeout=10)
+            await stub.GetGalleryStatus(request, wait_for_ready=True, timeout=PATIENCE)
             async with asyncio.TaskGroup() as group:
                 for _ in range(8):
                     group.create_task(load(stub))
-                await asyncio.sleep(2)
-                before = await asyncio.to_thread(_answered, second)
+                await until(has_its_share, "calls of the second replica")
                 await asyncio.to_thread(second.kill)
-                await asyncio.sleep(2)
+                before = calls
+                await until(lambda: calls > before + 1_000, "calls after its end")
                 over.set()
     finally:
         await asyncio.to_thread(second.stop)
         await asyncio.to_thread(mesh.stop)
-    assert before > 20, "it had its share of the calls"
-    assert calls > before
 
 
 def _answered(service: Service) -> float:

@@ -189,12 +189,3 @@ async def who(channel: grpc.aio.Channel, calls: int, patience: float | None = No
     """The numbers of the replicas that answered so many calls, one after the other."""
     stub = match_pb2_grpc.MatchServiceStub(channel)
     return [(await stub.GetGalleryStatus(gallery_status(), timeout=patience)).revision for _ in range(calls)]
-
-
-async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 10.0) -> None:
-    """Wait for something to become so."""
-    async with asyncio.timeout(seconds):
-        for _ in iter(int, 1):
-            if await condition():
-                return
-            await asyncio.sleep(0.05)

@@ -9,11 +9,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 import grpc
-from poi.v1 import region_pb2, region_pb2_grpc
+import pytest
+from poi.v1 import alert_pb2, alert_pb2_grpc, region_pb2, region_pb2_grpc
 
 from ingest_svc.batch_stream import BatchStream
 from mesh import calling
-from tests.xds.conftest import STORE, ControlPlane, StartReplica, until, who
+from tests.support import until
+from tests.xds.conftest import STORE, ControlPlane, StartReplica, who
 
 Connect = Callable[[str], grpc.aio.Channel]
 StartPlane = Callable[..., ControlPlane]
@@ -35,6 +37,22 @@ async def test_calls_are_spread_over_replicas_and_follow_the_file(
     plane.write(match=[second, third])
     await until(lambda: answer({2, 3}))
     assert Counter(await who(client, 20)) == {2: 10, 3: 10}
+
+
+async def test_who_calls_before_there_is_a_control_plane_waits_for_it(
+    control_plane: StartPlane, replica: StartReplica, channel: Connect
+) -> None:
+    only = await replica(1)
+    client = channel("xds:///match")
+    calls = [asyncio.create_task(who(client, 1)) for _ in range(3)]
+    await until(lambda: client.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE, "nobody to ask")
+    calls += [asyncio.create_task(who(client, 1)) for _ in range(3)]
+    with pytest.raises(grpc.aio.AioRpcError) as caught:  # a stream's owner opens it again
+        await alert_pb2_grpc.AlertServiceStub(client).StreamAlerts(alert_pb2.StreamAlertsRequest(parent=STORE)).read()
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+    await asyncio.to_thread(control_plane, match=[only])
+    assert await asyncio.gather(*calls) == [[1]] * 6
 
 
 async def test_calls_about_one_store_go_to_one_replica_while_it_is_there(
@@ -92,7 +110,7 @@ async def test_the_scene_streams_of_a_store_share_a_replica_and_move_together_wh
         yield lambda: asyncio.create_task(send())
         running.cancel()
 
-    stores = range(12)
+    stores = range(20)
     async with AsyncExitStack() as undo:
         first, second = [[await undo.enter_async_context(ingest(store)) for store in stores] for _ in range(2)]
         before = [await send() for send in first]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import grpc
 import pytest
 from poi.v1 import registry_pb2, registry_pb2_grpc
 
-from tests.xds.conftest import ControlPlane, StartReplica, until, who
+from tests.support import until
+from tests.xds.conftest import ControlPlane, Replica, StartReplica, who
 
-SOURCE = {"POI_XDS_SOURCE": "registration", "POI_XDS_SETTLE_SECONDS": "1", "POI_XDS_LEASE_SECONDS": "1"}
+SOURCE = {"POI_XDS_SOURCE": "registration", "POI_XDS_SETTLE_SECONDS": "3", "POI_XDS_LEASE_SECONDS": "3"}
+AT_ONCE = {**SOURCE, "POI_XDS_SETTLE_SECONDS": "0"}
 
 
 async def test_a_server_is_found_until_it_leaves(
@@ -22,38 +25,53 @@ async def test_a_server_is_found_until_it_leaves(
     first, second = await replica(1, **settings), await replica(2, **settings)
     client = channel("xds:///match")
 
-    async def answer(numbers: set[int]) -> bool:
-        try:
-            return set(await who(client, 4, patience=1)) == numbers
-        except grpc.aio.AioRpcError:  # nobody is known yet
-            return False
+    async def both() -> bool:
+        return set(await who(client, 4)) == {1, 2}
 
-    await until(lambda: answer({1, 2}))
-    await asyncio.to_thread(plane.service.kill)
-    await asyncio.to_thread(plane.service.start)
-    assert await answer({1, 2}), "nobody was forgotten over a restart of the control plane"
+    await until(both, "both servers")
+    async with calling(client):
+        await asyncio.to_thread(plane.service.kill)
+        await asyncio.to_thread(plane.service.start)
+        await until(lambda: plane.service.log_tail(1000).count('"registered"') >= 4, "both at the next control plane")
+    await until(both, "both servers after a restart of the control plane")
 
-    async with asyncio.TaskGroup() as group:
-        leaving = group.create_task(first.server.stop())
-        while not leaving.done():
-            await who(client, 1)  # no call fails
+    async with calling(client):
+        await first.server.stop()
+    assert await who(client, 4) == [2] * 4
 
     second.server.set_serving("poi.v1.AlertService", False)
-    await until(lambda: _fails(client))
+    await until(lambda: nobody_answers(client, second))
 
 
-async def _fails(client: grpc.aio.Channel) -> bool:
+@asynccontextmanager
+async def calling(client: grpc.aio.Channel) -> AsyncIterator[None]:
+    """Calls are made all the time, and none fails."""
+    over = asyncio.Event()
+
+    async def go_on() -> None:
+        while not over.is_set():
+            await who(client, 1)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(go_on())
+        yield
+        over.set()
+
+
+async def nobody_answers(client: grpc.aio.Channel, replica: Replica) -> bool:
+    """A call fails, and not because the replica that it reached was slow."""
+    before = replica.calls
     try:
         await who(client, 1, patience=0.5)
     except grpc.aio.AioRpcError:
-        return True
+        return replica.calls == before
     return False
 
 
 async def test_who_vanishes_without_a_word_is_forgotten_after_its_lease(
     control_plane: Callable[..., ControlPlane], replica: StartReplica, channel: Callable[[str], grpc.aio.Channel]
 ) -> None:
-    plane = await asyncio.to_thread(control_plane, SOURCE)
+    plane = await asyncio.to_thread(control_plane, AT_ONCE)
     there = await replica(1)
     stub = registry_pb2_grpc.RegistryServiceStub(channel(plane.service.target))
     call = stub.Register()
@@ -61,21 +79,26 @@ async def test_who_vanishes_without_a_word_is_forgotten_after_its_lease(
     await call.write(word)
     await call.read()
     client = channel("xds:///match")
-    await until(lambda: _answers(client))
+
+    async def found() -> bool:
+        try:
+            return await who(client, 1) == [1]
+        except grpc.aio.AioRpcError:  # nobody was known yet
+            return False
+
+    await until(found)
 
     call.cancel()
-    assert await _answers(client), "a broken stream alone takes nobody out"
-    await until(lambda: _fails(client))
-
-
-async def _answers(client: grpc.aio.Channel) -> bool:
-    return not await _fails(client)
+    await until(lambda: '"health":"unknown"' in plane.service.log_tail())
+    assert await who(client, 1) == [1], "a broken stream alone takes nobody out"
+    await until(lambda: nobody_answers(client, there))
+    assert "lease_expired" in plane.service.log_tail()
 
 
 async def test_an_unknown_service_is_refused(
     control_plane: Callable[..., ControlPlane], channel: Callable[[str], grpc.aio.Channel]
 ) -> None:
-    plane = await asyncio.to_thread(control_plane, SOURCE)
+    plane = await asyncio.to_thread(control_plane, AT_ONCE)
     stub = registry_pb2_grpc.RegistryServiceStub(channel(plane.service.target))
     for service, address in (("printer", "127.0.0.1:7002"), ("match", "match:7002")):
         call = stub.Register()
