@@ -13,6 +13,8 @@ from poi.v1 import registry_pb2, registry_pb2_grpc
 from tests.support import until
 from tests.xds.conftest import ControlPlane, Replica, StartReplica, who
 
+pytestmark = pytest.mark.timeout(300)  # control planes start twice
+
 SOURCE = {"POI_XDS_SOURCE": "registration", "POI_XDS_SETTLE_SECONDS": "3", "POI_XDS_LEASE_SECONDS": "3"}
 AT_ONCE = {**SOURCE, "POI_XDS_SETTLE_SECONDS": "0"}
 
@@ -51,6 +53,7 @@ async def calling(client: grpc.aio.Channel) -> AsyncIterator[None]:
     async def go_on() -> None:
         while not over.is_set():
             await who(client, 1)
+            await asyncio.sleep(0.01)  # others need the processor too
 
     async with asyncio.TaskGroup() as group:
         group.create_task(go_on())
