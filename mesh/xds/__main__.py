@@ -16,7 +16,6 @@ from mesh.xds.settings import XdsSettings
 from mesh.xds.snapshot import Board
 from mesh.xds.sources import Source
 from mesh.xds.sources.file import FileSource
-from mesh.xds.sources.kubernetes import KubernetesSource
 from mesh.xds.sources.registration import SERVICE as REGISTRY
 from mesh.xds.sources.registration import Registry
 
@@ -46,6 +45,8 @@ def source_of(settings: XdsSettings, server: Server) -> Source:
     if settings.source == "file":
         return FileSource(settings.endpoints_file)
     if settings.source == "kubernetes":
+        from mesh.xds.sources.kubernetes import KubernetesSource  # with its client, a second's work for who needs none
+
         return KubernetesSource(settings.kubernetes_namespace, settings.kubernetes_url)
     registry = Registry(settings.lease_seconds, settings.settle_seconds, server.draining)
     server.add(registry_pb2_grpc.add_RegistryServiceServicer_to_server, registry, REGISTRY)
