@@ -24,6 +24,8 @@ STRINGS: Sequence[str] = (
 _BOTTOMLESS = "as deep as can be"
 _DEEP = f'"{_BOTTOMLESS}"'
 """As it stands in JSON."""
+_MOST_REPEATED = 1 << 16
+"""Characters that one mutation adds by repeating: repeats of repeats would fill the memory."""
 
 
 class JsonMutator:
@@ -64,7 +66,7 @@ class JsonMutator:
                 case 1:
                     value[self._key(rng)] = self._value(rng)
                 case 2:
-                    value[self._key(rng)] = value[key]
+                    value[self._key(rng)] = _again(json.dumps(value[key]))
                 case _:
                     value[key] = self._mutated(value[key], rng)
             return value
@@ -76,7 +78,9 @@ class JsonMutator:
                 case 1:
                     value.insert(place, self._value(rng))
                 case 2:
-                    value.extend([value[place]] * rng.choice((1, 2, 4, 16, 600)))
+                    text = json.dumps(value[place])
+                    times = min(rng.choice((1, 2, 4, 16, 600)), _MOST_REPEATED // len(text))
+                    value.extend(_again(text) for _ in range(times))
                     del value[700:]
                 case _:
                     value[place] = self._mutated(value[place], rng)
@@ -101,7 +105,7 @@ class JsonMutator:
     def _value(self, rng: random.Random) -> Any:
         kind = rng.randrange(6)
         if kind == 0 and self._values:
-            return json.loads(json.dumps(rng.choice(self._values)))  # of its own, as it will be changed
+            return _again(json.dumps(rng.choice(self._values)))
         if kind == 1:
             return rng.choice(STRINGS)
         if kind == 2:
@@ -111,3 +115,8 @@ class JsonMutator:
         if kind == 4:
             return {self._key(rng): self._value(rng) for _ in range(rng.randrange(4))}
         return rng.choice(NUMBERS)
+
+
+def _again(text: str) -> Any:
+    """A value of its own: one that stood in several places would be changed, and grow, in all of them at once."""
+    return json.loads(text)
