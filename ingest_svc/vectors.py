@@ -40,8 +40,11 @@ def raw_bytes(value: object, field: str, dimension: int) -> bytes:
             # orjson reads NaN and Infinity as errors; a null is what some writers make of them
             reason = "NOT_FINITE" if any(item is None for item in value) else "BAD_EMBEDDING"
             raise Refused(reason, field, "must hold numbers only")
-        with np.errstate(over="ignore"):  # what does not fit becomes infinite, which `normalise` refuses
-            return np.asarray(value, dtype="<f8").astype("<f4").tobytes()
+        try:
+            with np.errstate(over="ignore"):  # what does not fit becomes infinite, which `normalise` refuses
+                return np.asarray(value, dtype="<f8").astype("<f4").tobytes()
+        except OverflowError:  # a whole number beyond any float
+            raise Refused("NOT_FINITE", field, "holds NaN or infinite values") from None
     raise Refused("BAD_EMBEDDING", field, "neither base64 nor a list")
 
 

@@ -12,6 +12,7 @@ from poi.v1 import region_pb2
 from ingest_svc.cameras import CameraMessage, CameraParser
 from ingest_svc.rejections import Refused
 from ingest_svc.scenes import SceneParser
+from ingest_svc.vectors import raw_bytes
 from mesh.errors import InvalidArgument
 from tests.ingest_svc.test_batch_stream import Recorder, stream_to
 from tests.support.detections import FACE_MODEL
@@ -38,6 +39,13 @@ def test_a_category_a_thousand_lists_deep_is_no_category() -> None:
     parsed = parse(b'{"timestamp": 1, "objects": [{"category": %s}, {"id": 1, "category": "person"}]}' % deep)
 
     assert [one.object_id for one in parsed.detections] == ["1"]
+
+
+def test_a_number_beyond_all_floats_is_no_part_of_an_embedding() -> None:
+    with pytest.raises(Refused) as refused:
+        raw_bytes([10**400] * 256, "reid", 256)
+
+    assert (refused.value.problem.reason, refused.value.problem.field) == ("NOT_FINITE", "reid")
 
 
 def test_hundreds_of_objects_with_one_id_have_ids_that_history_takes() -> None:
