@@ -164,9 +164,13 @@ class Evidence:
         if wanted is None or now - wanted.asked > self._wait:
             if not self._ask(camera_id):
                 return None
-            wanted = self._wanted[camera_id] = _Wanted(now)
-            if len(self._asked_at) >= _MOST_CAMERAS:  # topics come from the street: memory stays bounded
+            # Topics come from the street, and no camera answers for one that was made up: memory stays bounded.
+            self._wanted.pop(camera_id, None)
+            if len(self._wanted) >= _MOST_CAMERAS:
+                del self._wanted[next(iter(self._wanted))]  # asked longest ago
+            if len(self._asked_at) >= _MOST_CAMERAS:
                 self._asked_at.clear()
+            wanted = self._wanted[camera_id] = _Wanted(now)
             self._asked_at[camera] = now
         return wanted
 

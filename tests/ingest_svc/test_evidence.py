@@ -139,3 +139,25 @@ async def test_one_frame_serves_all_that_want_one(wanted: tuple[Any, ...], kept:
     evidence.want(CAMERA, "next", BEST)
     assert asked == ["door", "door"]
     await evidence.close()
+
+
+async def test_cameras_that_never_answer_do_not_fill_the_memory() -> None:
+    """Anybody who may publish can make up cameras; those that were asked last still answer."""
+    history = FakeHistory()
+    evidence = Evidence(
+        "store-1",
+        history,  # type: ignore[arg-type]  # all of the stream that it uses
+        ask=lambda _: True,
+        wait_seconds=60,
+        on_problem=lambda camera, problem: None,
+    )
+    for number in range(10_002):
+        evidence.want(f"stores/store-1/cameras/c{number}", f"a{number}", ENTRY)
+    message = orjson.dumps({"timestamp": "2026-11-20T09:00:00Z", "image": base64.b64encode(b"jpeg").decode()})
+    for number in range(10_002):
+        evidence.received(f"c{number}", message)
+        await asyncio.sleep(0)
+
+    assert len(history.frames) == 10_000
+    assert history.frames[-1].camera == "stores/store-1/cameras/c10001"
+    await evidence.close()
