@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mesh.local import Redis
-from tests.fuzz.targets import WEIGHTS
+from tests.fuzz.targets import RATES, WEIGHTS
 from tests.fuzz.worker import LEFT_OUT
 
 _AT_ONCE = 2
@@ -41,7 +41,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(WEIGHTS)}; all by default")
     parser.add_argument("--seconds", type=float, default=1800.0, help="of fuzzing in all; two targets run at a time")
-    parser.add_argument("--seed", type=int, default=0, help="of chance; 0: another one each time")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="of chance: the same inputs again, as many of them on any machine; 0: others",
+    )
     parser.add_argument("--reproduce", type=Path, metavar="FINDING", help="run a finding of one target once more")
     parser.add_argument("--dir", type=Path, default=Path("build/fuzz"), help="where corpus and findings are")
     return parser.parse_args(arguments)
@@ -64,7 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             target = targets[number]
             seconds = options.seconds * WEIGHTS.get(target, 1) / weight
             arguments = [target, "--seconds", f"{seconds:.0f}", "--dir", str(options.dir)]
-            arguments += ["--seed", str(options.seed)]
+            if options.seed:
+                executions = round(seconds * RATES.get(target, 20))
+                arguments += ["--seed", str(options.seed), "--executions", str(executions)]
             return _run(target, seconds, _command(arguments), _env(redis, scratch, number))
 
         with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -82,6 +89,7 @@ def _env(redis: Redis, scratch: str, number: int) -> dict[str, str]:
         "POI_REDIS_URL": redis.url.removesuffix("/0") + f"/{number % 16}",
         "POI_HISTORY_DATA_DIR": f"{scratch}/history-{number}",
         "POI_EMBED_CACHE_DIR": os.environ.get("POI_EMBED_CACHE_DIR", ""),
+        "PYTHONHASHSEED": "0",  # sets in the same order each time
     }
     return {name: value for name, value in os.environ.items() if not name.startswith("POI_FUZZ")} | own
 

@@ -32,6 +32,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=60.0, help="from the start of this process")
     parser.add_argument("--dir", type=Path, default=Path("build/fuzz"))
     parser.add_argument("--seed", type=int, default=0, help="of chance; 0: another one each time")
+    parser.add_argument("--executions", type=int, default=-1, help="after so many it ends before its time")
     parser.add_argument("--reproduce", type=Path, help="run this finding and nothing else")
     return parser.parse_args()
 
@@ -79,6 +80,7 @@ def main() -> None:
     left = max(1, round(options.seconds - (monotonic() - started)))
     arguments = {
         "seed": options.seed,
+        "runs": options.executions,
         "max_total_time": left,
         "timeout": _HANG_SECONDS,
         "rss_limit_mb": _MEMORY_MB,

@@ -1,4 +1,4 @@
-"""One module for each target; `WEIGHTS` says how the time is shared."""
+"""One module for each target; `WEIGHTS` says how the time is shared, `RATES` what a target does in it."""
 
 WEIGHTS = {
     "camera": 3,
@@ -14,3 +14,19 @@ WEIGHTS = {
     "alert": 3,
     "ingest": 1,
 }
+
+RATES = {
+    "camera": 400,
+    "scene": 1500,
+    "frame": 25,
+    "images": 140,
+    "embeddings": 500,
+    "tokens": 5000,
+    "embed": 100,
+    "match": 260,
+    "history": 150,
+    "region": 190,
+    "alert": 380,
+    "ingest": 30,
+}
+"""Executions a second that any machine of two cores manages: with a seed, a target ends after so many."""
