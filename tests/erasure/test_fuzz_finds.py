@@ -1,0 +1,73 @@
+"""What fuzzing found in what the eraser asks of services, and in what it is asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from poi.v1 import erasure_pb2
+
+from mesh.errors import InvalidArgument
+from mesh.interceptors import ValidationInterceptor
+
+STORE = "stores/s1"
+TIMES = [
+    *(Timestamp(seconds=seconds) for seconds in (-(2**63), -62_135_596_801, 253_402_300_800, 2**63 - 1)),
+]
+
+
+def wrong_fields(request: Any) -> list[str]:
+    with pytest.raises(InvalidArgument) as refused:
+        ValidationInterceptor().check(request)
+    return [field for field, _ in refused.value.violations]
+
+
+def span(**fields: Any) -> erasure_pb2.TrackSpan:
+    good: dict[str, Any] = {
+        "camera": f"{STORE}/cameras/c1",
+        "object_id": "7",
+        "start_time": Timestamp(seconds=1),
+        "end_time": Timestamp(seconds=2, nanos=999_999_999),
+    }
+    return erasure_pb2.TrackSpan(**{**good, **fields})
+
+
+@pytest.mark.parametrize("time", TIMES, ids=str)
+@pytest.mark.parametrize("bound", ["start_time", "end_time"])
+def test_a_person_seen_at_no_time_is_refused(bound: str, time: Timestamp) -> None:
+    subject = erasure_pb2.TraceSubject(tracks=[span(), span(**{bound: time})])
+    find = erasure_pb2.FindTracesRequest(parent=STORE, subject=subject)
+    erase = erasure_pb2.EraseTracesRequest(parent=STORE, subject=subject, erasure=f"{STORE}/personErasures/e1")
+
+    assert [wrong_fields(find), wrong_fields(erase)] == [[f"subject.tracks[1].{bound}"]] * 2
+
+
+def test_a_person_is_known_by_names_of_resources() -> None:
+    subject = erasure_pb2.TraceSubject(
+        poi="x",
+        appearances=[f"{STORE}/appearances/a1", "stores/s1/appearances/"],
+        frames=["stores/s1/frames/f1", "\0"],
+        tracks=[span(), span(camera="c1", object_id="")],
+    )
+
+    assert wrong_fields(erasure_pb2.EraseTracesRequest(parent=STORE, subject=subject, erasure="x")) == [
+        "subject.poi",
+        "subject.appearances[1]",
+        "subject.frames[1]",
+        "subject.tracks[1].camera",
+        "subject.tracks[1].object_id",
+        "erasure",
+    ]
+
+
+def test_all_that_is_known_of_a_person_passes() -> None:
+    subject = erasure_pb2.TraceSubject(
+        poi=f"{STORE}/pois/p1",
+        references=[f"{STORE}/pois/p1/references/r1", "of an alert that says something else"],
+        appearances=[f"{STORE}/appearances/{'0' * 32}"],
+        frames=[f"{STORE}/frames/{'0' * 32}"] * 10_000,
+        tracks=[span(object_id="é" * 256)] * 1000,
+    )
+
+    ValidationInterceptor().check(erasure_pb2.FindTracesRequest(parent=STORE, subject=subject))
