@@ -5,15 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
-from poi.v1 import erasure_pb2
+from poi.v1 import approval_pb2, audit_pb2, common_pb2, erasure_pb2
 
 from mesh.errors import InvalidArgument
 from mesh.interceptors import ValidationInterceptor
 
 STORE = "stores/s1"
+NANOS = (-(2**31), -1, 10**9, 2**31 - 1)
 TIMES = [
     *(Timestamp(seconds=seconds) for seconds in (-(2**63), -62_135_596_801, 253_402_300_800, 2**63 - 1)),
+    *(Timestamp(seconds=1, nanos=nanos) for nanos in NANOS),
 ]
 
 
@@ -71,3 +74,15 @@ def test_all_that_is_known_of_a_person_passes() -> None:
     )
 
     ValidationInterceptor().check(erasure_pb2.FindTracesRequest(parent=STORE, subject=subject))
+
+
+@pytest.mark.parametrize("nanos", NANOS)
+def test_times_with_more_nanoseconds_than_a_second_has_are_refused(nanos: int) -> None:
+    interval = common_pb2.Interval(start_time=Timestamp(seconds=1), end_time=Timestamp(seconds=1, nanos=nanos))
+    records = audit_pb2.ListAuditRecordsRequest(parent=STORE, filter=audit_pb2.AuditFilter(interval=interval))
+    settings = approval_pb2.ApprovalSettings(valid_for=Duration(seconds=60, nanos=nanos))
+
+    assert wrong_fields(records) == ["filter.interval.end_time"]
+    assert wrong_fields(approval_pb2.UpdateApprovalSettingsRequest(approval_settings=settings)) == [
+        "approval_settings.valid_for"
+    ]
