@@ -9,6 +9,10 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from poi.v1 import approval_pb2, audit_pb2, common_pb2, erasure_pb2
 
+from mesh import pages
+from mesh.approvals.service import ApprovalServicer
+from mesh.audit.service import AuditServicer
+from mesh.erasure.service import ErasureServicer
 from mesh.errors import InvalidArgument
 from mesh.interceptors import ValidationInterceptor
 
@@ -86,3 +90,32 @@ def test_times_with_more_nanoseconds_than_a_second_has_are_refused(nanos: int) -
     assert wrong_fields(approval_pb2.UpdateApprovalSettingsRequest(approval_settings=settings)) == [
         "approval_settings.valid_for"
     ]
+
+
+@pytest.mark.parametrize("before", ["x", None, [], True, "1"])
+async def test_a_forged_page_token_of_records_approvals_and_erasures_is_refused(before: object) -> None:
+    nothing: Any = None  # a token is refused before anything is read
+    calls: list[tuple[Any, Any]] = [
+        (AuditServicer(nothing, nothing).ListAuditRecords, audit_pb2.ListAuditRecordsRequest(parent=STORE)),
+        (ApprovalServicer(nothing).ListApprovals, approval_pb2.ListApprovalsRequest(parent=STORE)),
+        (
+            ErasureServicer(nothing, nothing, nothing, nothing, nothing).ListPersonErasures,
+            erasure_pb2.ListPersonErasuresRequest(parent=STORE),
+        ),
+    ]
+    for call, request in calls:
+        request.page_token = pages.encode({"before": before}, request)
+        with pytest.raises(InvalidArgument) as refused:
+            await call(request, None)
+        assert refused.value.reason == "INVALID_PAGE_TOKEN"
+
+
+async def test_no_audit_record_comes_before_the_first() -> None:
+    nothing: Any = None
+    request = audit_pb2.ListAuditRecordsRequest(parent=STORE)
+    request.page_token = pages.encode({"before": -1}, request)
+
+    with pytest.raises(InvalidArgument) as refused:
+        await AuditServicer(nothing, nothing).ListAuditRecords(request, None)
+
+    assert refused.value.reason == "INVALID_PAGE_TOKEN"
