@@ -13,4 +13,5 @@ WEIGHTS = {
     "region": 2,
     "alert": 3,
     "ingest": 1,
+    "audit": 2,
 }
