@@ -57,14 +57,14 @@ def text(value: object) -> str:
 
 def whole(value: object) -> int:
     """For `decode`: a whole number of 64 bits."""
-    if not isinstance(value, int) or not -(2**63) <= value < 2**63:
+    if not isinstance(value, int) or isinstance(value, bool) or not -(2**63) <= value < 2**63:
         raise TypeError
     return value
 
 
 def number(value: object) -> float:
     """For `decode`: a number; JSON has finite ones only. Whole ones stay so: times keep their nanoseconds."""
-    if not isinstance(value, int | float):
+    if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError
     return value
 

@@ -5,7 +5,6 @@ The id of a pair's report is the id of the alert that the pair raises, or would 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Final
 
@@ -28,6 +27,8 @@ _STATES: Final = {IS_PERSON: CONFIRMED, NOT_THIS_PERSON: FALSE_MATCH}
 _VERDICTS: Final = {state: verdict for verdict, state in _STATES.items()}
 _MAX_MATCH_BYTES: Final = 32_768
 _MAX_COSINE: Final = 1.001  # of float32 vectors
+_COSINES: Final = ("similarity", "threshold", "face_similarity")
+_RATES: Final = ("false_match_rate", "similarity_false_match_rate")
 _HEAD: Final = 17
 """Before the message, a record has 16 hex digits of its time, as in the index, and a digit of its verdict: the scripts
 read these."""
@@ -146,9 +147,10 @@ def is_repeat(report: Report, earlier: Report | None) -> bool:
 def _wrong_of(match: match_pb2.Match, poi: str) -> list[tuple[str, str]]:
     wrong = [
         (f"match.{field}", "must be a cosine similarity")
-        for field, value in (("similarity", match.similarity), ("threshold", match.threshold))
-        if not (math.isfinite(value) and abs(value) <= _MAX_COSINE)
+        for field in _COSINES
+        if not abs(getattr(match, field)) <= _MAX_COSINE  # nor is NaN
     ]
+    wrong += [(f"match.{field}", "must be a rate, 0 to 1") for field in _RATES if not 0 <= getattr(match, field) <= 1]
     if match.poi not in ("", poi):
         wrong.append(("match.poi", "must be the person of the report"))
     if match.ByteSize() > _MAX_MATCH_BYTES:

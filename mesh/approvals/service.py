@@ -28,7 +28,7 @@ class ApprovalServicer(approval_pb2_grpc.ApprovalServiceServicer):
         """Newest first."""
         (store,) = names.parse_store(request.parent)
         size = pages.clamp(request.page_size, _DEFAULT_PAGE, _MAX_PAGE)
-        before = str(pages.decode(request.page_token, request).get("before", ""))
+        before = pages.decode(request.page_token, request, before=pages.number).get("before")
         found = await self._approvals.newest(store, before, size)
         response = approval_pb2.ListApprovalsResponse(
             approvals=[

@@ -123,13 +123,15 @@ class Approvals:
         """Removes what was asked for: it was done."""
         await self._redis.delete(_request_key(name))
 
-    async def newest(self, store: str, before: str, count: int) -> list[tuple[str, approval_pb2.Approval | None]]:
-        """At most `count` approvals as (place in the list, approval), behind the place `before` ("" for the first)."""
-        newest = f"({before}" if before else "+inf"
+    async def newest(
+        self, store: str, before: float | None, count: int
+    ) -> list[tuple[float, approval_pb2.Approval | None]]:
+        """At most `count` approvals as (place in the list, approval), behind the place `before`, or the newest."""
+        newest = "+inf" if before is None else f"({before}"
         listed: Any = await self._redis.zrevrangebyscore(
             _index_key(store), newest, "-inf", start=0, num=count, withscores=True
         )
-        found = [(str(place), await self.find(names.approval(store, raw.decode("ascii")))) for raw, place in listed]
+        found = [(place, await self.find(names.approval(store, raw.decode("ascii")))) for raw, place in listed]
         if gone := [raw for (raw, _), (_, approval) in zip(listed, found, strict=True) if approval is None]:
             await self._redis.zrem(_index_key(store), *gone)
         return found

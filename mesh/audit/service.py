@@ -34,7 +34,7 @@ class AuditServicer(audit_pb2_grpc.AuditServiceServicer):
         """Newest first."""
         (store,) = names.parse_store(request.parent)
         size = pages.clamp(request.page_size, _DEFAULT_PAGE, _MAX_PAGE)
-        before: int | None = pages.decode(request.page_token, request).get("before")
+        before: int | None = pages.decode(request.page_token, request, before=_sequence).get("before")
         response, read = audit_pb2.ListAuditRecordsResponse(), 0
         while read < _MOST_READ and len(response.audit_records) < size:
             entries = await chain.newest_first(self._redis, store, before, _CHUNK)
@@ -94,6 +94,14 @@ def passes(record: audit_pb2.AuditRecord, wanted: audit_pb2.AuditFilter) -> bool
         and (not wanted.codes or record.code in wanted.codes)
         and (not wanted.call_id or record.call_id == wanted.call_id)
     )
+
+
+def _sequence(value: object) -> int:
+    """For `pages.decode`: a record's."""
+    sequence = pages.whole(value)
+    if sequence < 0:
+        raise ValueError
+    return sequence
 
 
 def _record(entry: chain.Entry, store: str) -> audit_pb2.AuditRecord:

@@ -100,7 +100,7 @@ class ApprovalTraces:
         return waiting, about
 
     async def _all(self, store: str) -> AsyncIterator[approval_pb2.Approval]:
-        before = ""
+        before: float | None = None
         while True:
             page = await self._approvals.newest(store, before, _PAGE)
             for _, approval in page:

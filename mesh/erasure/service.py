@@ -71,7 +71,7 @@ class ErasureServicer(erasure_pb2_grpc.ErasureServiceServicer):
         """Newest first."""
         (store,) = names.parse_store(request.parent)
         size = pages.clamp(request.page_size, _DEFAULT_PAGE, _MAX_PAGE)
-        before = str(pages.decode(request.page_token, request).get("before", ""))
+        before = pages.decode(request.page_token, request, before=pages.number).get("before")
         found = await self._erasures.newest(store, before, size)
         response = erasure_pb2.ListPersonErasuresResponse(person_erasures=[_shown(one) for _, one in found])
         if len(found) == size:

@@ -100,12 +100,14 @@ class Erasures:
         pairs = sorted(raw.decode("ascii").split(" ") for raw in found)
         return [names.person_erasure(store, own) for store, own in pairs]
 
-    async def newest(self, store: str, before: str, count: int) -> list[tuple[str, erasure_pb2.PersonErasure]]:
-        """At most `count` as (place, erasure), behind the place `before` ("" for the first)."""
+    async def newest(
+        self, store: str, before: float | None, count: int
+    ) -> list[tuple[float, erasure_pb2.PersonErasure]]:
+        """At most `count` as (place, erasure), behind the place `before`, or the newest."""
         listed: Any = await self._redis.zrevrangebyscore(
-            _index_key(store), f"({before}" if before else "+inf", "-inf", start=0, num=count, withscores=True
+            _index_key(store), "+inf" if before is None else f"({before}", "-inf", start=0, num=count, withscores=True
         )
-        found = [(str(place), await self._read(_key(store, raw.decode("ascii")))) for raw, place in listed]
+        found = [(place, await self._read(_key(store, raw.decode("ascii")))) for raw, place in listed]
         return [(place, one.erasure) for place, one in found if one is not None]
 
     async def _read(self, key: str) -> Kept | None:

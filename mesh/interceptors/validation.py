@@ -10,6 +10,7 @@ from protovalidate import FieldPathPb, Validator
 
 from mesh.errors import InvalidArgument
 from mesh.interceptors.base import Behaviour, Interceptor, Rpc
+from mesh.interceptors.times import Times
 
 
 class ValidationInterceptor(Interceptor):
@@ -17,6 +18,7 @@ class ValidationInterceptor(Interceptor):
 
     def __init__(self) -> None:
         self._validator = Validator()
+        self._times = Times()
         self._constrained: dict[type[Any], bool] = {}
 
     def wrap(self, rpc: Rpc, behaviour: Behaviour) -> Behaviour:
@@ -43,12 +45,11 @@ class ValidationInterceptor(Interceptor):
             self._constrained[kind] = constrained
         if not constrained:
             return
-        found = self._validator.collect_violations(message)
-        if found:
-            problems = [violation.proto for violation in found]
-            raise InvalidArgument(
-                violations=[(field_path(problem.field), problem.message or problem.rule_id) for problem in problems]
-            )
+        problems = [violation.proto for violation in self._validator.collect_violations(message)]
+        wrong = [(field_path(problem.field), problem.message or problem.rule_id) for problem in problems]
+        wrong += self._times.wrong(message)
+        if wrong:
+            raise InvalidArgument(violations=wrong)
 
     async def _checked(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         check = self.check

@@ -7,10 +7,11 @@ import math
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from poi.v1 import common_pb2, match_pb2
+from poi.v1 import common_pb2, feedback_pb2, match_pb2
 
 from alert_svc.alerts import new_alert
 from alert_svc.export.archive import Archive
+from alert_svc.feedback import reports
 from mesh.errors import InvalidArgument
 from tests.alert_svc.support import candidate
 
@@ -41,3 +42,26 @@ def test_an_abandoned_archive_is_collected_without_a_word() -> None:
     del archive
 
     gc.collect()
+
+
+def test_no_number_of_a_report_is_kept_that_is_none() -> None:
+    match = match_pb2.Match(
+        similarity=0.5,
+        threshold=math.nan,
+        face_similarity=-math.inf,
+        false_match_rate=math.inf,
+        similarity_false_match_rate=-0.1,
+    )
+    report = feedback_pb2.ReportMatchRequest(
+        parent=STORE, appearance=f"{STORE}/appearances/a1", poi=f"{STORE}/pois/p1", match=match
+    )
+
+    with pytest.raises(InvalidArgument) as refusal:
+        reports.requested(report, "s1", NOW)
+
+    assert [field for field, _ in refusal.value.violations] == [
+        "match.threshold",
+        "match.face_similarity",
+        "match.false_match_rate",
+        "match.similarity_false_match_rate",
+    ]

@@ -88,6 +88,7 @@ def _env(redis: Redis, scratch: str, number: int) -> dict[str, str]:
     own = {
         "POI_REDIS_URL": redis.url.removesuffix("/0") + f"/{number % 16}",
         "POI_HISTORY_DATA_DIR": f"{scratch}/history-{number}",
+        "POI_FUZZ_DIR": f"{scratch}/{number}",
         "POI_EMBED_CACHE_DIR": os.environ.get("POI_EMBED_CACHE_DIR", ""),
         "PYTHONHASHSEED": "0",  # sets in the same order each time
     }

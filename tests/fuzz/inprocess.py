@@ -61,10 +61,17 @@ class InProcess:
     """One service, started when it is made; it ends with the process."""
 
     def __init__(
-        self, module: str, env: Callable[[], Awaitable[Mapping[str, str]]], loop: asyncio.AbstractEventLoop
+        self,
+        module: str,
+        env: Callable[[], Awaitable[Mapping[str, str]]],
+        loop: asyncio.AbstractEventLoop,
+        metadata: Sequence[tuple[str, str]] = (),
     ) -> None:
-        """`env` is awaited in the loop: what it starts there, such as neighbours, runs with the service."""
-        self._loop = loop
+        """`env` is awaited in the loop: what it starts there, such as neighbours, runs with the service.
+
+        `metadata` comes with every call.
+        """
+        self._loop, self._metadata = loop, metadata
         loop.run_until_complete(self._start(module, env))
         self.methods = [
             Method(path, request, bool(handler.request_streaming), bool(handler.response_streaming))
@@ -116,7 +123,7 @@ class InProcess:
         for interceptor in reversed(self._recorder.interceptors):
             handler = _next(interceptor, handler)
         found = await handler(details)
-        context = Context(requests)
+        context = Context(requests, self._metadata)
         argument: Any = context.iterate() if method.takes_stream else requests[0]
         kinds = {(False, False): "unary_unary", (False, True): "unary_stream", (True, False): "stream_unary"}
         behaviour = getattr(found, kinds.get((method.takes_stream, method.gives_stream), "stream_stream"))
@@ -142,7 +149,8 @@ class InProcess:
 class Context:
     """What a servicer sees of its client."""
 
-    def __init__(self, requests: Iterable[Message]) -> None:
+    def __init__(self, requests: Iterable[Message], metadata: Sequence[tuple[str, str]] = ()) -> None:
+        self._metadata = metadata
         self.answer = Answer()
         self.heard = asyncio.Event()
         self._requests = iter(requests)
@@ -171,11 +179,15 @@ class Context:
         raise grpc.aio.AbortError
 
     def invocation_metadata(self) -> Sequence[tuple[str, str]]:
-        """None was sent."""
-        return ()
+        """The client's."""
+        return self._metadata
 
     def set_trailing_metadata(self, _: object) -> None:
         """Nobody reads it."""
+
+    def auth_context(self) -> Mapping[str, Sequence[bytes]]:
+        """No TLS."""
+        return {}
 
     def peer(self) -> str:
         """Somewhere."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -35,9 +35,10 @@ class Requests:
         seeds: Seeds,
         texts: Iterable[str],
         contents: Iterable[bytes] = (),
+        metadata: Sequence[tuple[str, str]] = (),
     ) -> None:
-        """`texts` and `contents`: strings and bytes that are worth a try."""
-        self._service = InProcess(module, env, uvloop.new_event_loop())
+        """`texts` and `contents`: strings and bytes that are worth a try. `metadata`: of every call."""
+        self._service = InProcess(module, env, uvloop.new_event_loop(), metadata)
         self._methods = self._service.methods
         self._mutator = MessageMutator(texts, contents)
         known = {method.path.rpartition("/")[2]: place for place, method in enumerate(self._methods)}

@@ -13,6 +13,7 @@ WEIGHTS = {
     "region": 2,
     "alert": 3,
     "ingest": 1,
+    "audit": 2,
 }
 
 RATES = {

@@ -9,6 +9,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from poi.v1 import alert_pb2, common_pb2, delivery_pb2, feedback_pb2
 
 from tests.alert_svc.support import candidate
+from tests.fuzz import traces
 from tests.fuzz.requests import Requests, Seeds, nothing
 from tests.fuzz.target import Target
 
@@ -44,6 +45,7 @@ def make() -> Target:
         suppression_rules=[alert_pb2.SuppressionRule(watchlists=[LIST], cameras=[CAMERA], window=Duration(seconds=5))],
     )
     seeds: Seeds = {
+        **traces.seeds(STORE),
         "RaiseAlerts": [
             alert_pb2.RaiseAlertsRequest(parent=STORE, candidates=[raised, candidate(STORE, "a2", "p1")]),
             alert_pb2.RaiseAlertsRequest(parent=STORE, candidates=[candidate(STORE, "a3", "p2", similarity=0.6)]),

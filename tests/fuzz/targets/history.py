@@ -10,6 +10,7 @@ import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
 from poi.v1 import common_pb2, history_pb2
 
+from tests.fuzz import traces
 from tests.fuzz.requests import Requests, Seeds, nothing
 from tests.fuzz.target import Target
 from tests.support import detection, embedding, unit
@@ -38,6 +39,7 @@ def make() -> Target:
     photos = history_pb2.Photos(images=[image, image])
     chosen = history_pb2.AppearanceSelection(query=query, interval=hour, cameras=[CAMERA], min_similarity=0.9)
     seeds: Seeds = {
+        **traces.seeds(STORE),
         "AppendDetections": [
             history_pb2.AppendDetectionsRequest(parent=STORE, batch_id=1, detections=seen, frames=[frame]),
             history_pb2.AppendDetectionsRequest(parent=STORE, batch_id=2, detections=seen[:1]),

@@ -7,6 +7,7 @@ from functools import partial
 from poi.v1 import ingest_pb2
 
 from mesh.local import free_port
+from tests.fuzz import traces
 from tests.fuzz.requests import Requests, Seeds, nothing
 from tests.fuzz.target import Target
 
@@ -16,6 +17,7 @@ STORE = "stores/store-1"
 def make() -> Target:
     """Nothing came in yet."""
     seeds: Seeds = {
+        **traces.seeds(STORE),
         "GetIngestStatus": [ingest_pb2.GetIngestStatusRequest(name=f"{STORE}/ingestStatus")],
         "ListCameras": [ingest_pb2.ListCamerasRequest(parent=STORE, page_size=1)],
         "ListRejections": [ingest_pb2.ListRejectionsRequest(parent=STORE, page_size=1)],

@@ -9,6 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from poi.v1 import common_pb2, match_pb2, poi_pb2, watchlist_pb2
 
+from tests.fuzz import traces
 from tests.fuzz.requests import Requests, Seeds, nothing
 from tests.fuzz.target import Target
 from tests.match_svc.standin import picture, standing_in
@@ -43,6 +44,7 @@ def make() -> Target:
     named = watchlist_pb2.Watchlist(name=LIST)
     named.MergeFrom(watchlist)
     seeds: Seeds = {
+        **traces.seeds(STORE),
         "CreateWatchlist": [watchlist_pb2.CreateWatchlistRequest(parent=STORE, watchlist_id="w1", watchlist=watchlist)],
         "CreatePoi": [
             poi_pb2.CreatePoiRequest(

@@ -8,6 +8,7 @@ from functools import partial
 from google.protobuf.timestamp_pb2 import Timestamp
 from poi.v1 import common_pb2, region_pb2
 
+from tests.fuzz import traces
 from tests.fuzz.requests import Requests, Seeds, nothing
 from tests.fuzz.target import Target
 
@@ -28,6 +29,7 @@ def make() -> Target:
     now = int(time.time())
     hour = common_pb2.Interval(start_time=Timestamp(seconds=now - 3600), end_time=Timestamp(seconds=now))
     seeds: Seeds = {
+        **traces.seeds(STORE, start=now - 60, end=now),
         "RecordSceneUpdates": [
             region_pb2.RecordSceneUpdatesRequest(parent=STORE, batch_id=number, updates=[_update(60 - number, *zones)])
             for number, zones in enumerate((["door"], ["door", "till"], ["till"], [], ["door"]))
