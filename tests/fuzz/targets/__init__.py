@@ -29,5 +29,6 @@ RATES = {
     "region": 190,
     "alert": 380,
     "ingest": 30,
+    "audit": 40,
 }
 """Executions a second that any machine of two cores manages: with a seed, a target ends after so many."""
