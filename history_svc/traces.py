@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Final
 
 import grpc
@@ -21,7 +22,7 @@ from history_svc.intake import appearance_id
 from history_svc.queries import Queries
 from history_svc.search import Searches
 from mesh import names
-from mesh.errors import from_rpc
+from mesh.errors import NotFound, from_rpc
 from mesh.traces import found
 
 _TOLERANCE_NS: Final = 1_000_000_000
@@ -43,7 +44,7 @@ class HistoryTraces:
         if store != self._history.store:
             return found({})
         subject = request.subject
-        ids = {appearance_id(text, name) for name, text in _own(store, subject.appearances)}
+        ids = _ids(store, subject.appearances)
         ids |= await self._alike(request)
         appearances = await self._history.reads.appearances(ids)
         plan = await self._history.erasing.plan(list(appearances))
@@ -77,7 +78,7 @@ class HistoryTraces:
         erasing, prefix = self._history.erasing, f"person:{erasure.rpartition('/')[2]}:"
         for request_id in await erasing.unfinished(prefix):  # cut off by a crash: it is hidden, and in files yet
             await erasing.erase((), request_id)
-        ids = {appearance_id(text, name) for name, text in _own(store, subject.appearances)}
+        ids = _ids(store, subject.appearances)
         there = await self._history.reads.appearances(ids)
         frames = await self._frames(there.values(), subject.frames)
         if there or frames:
@@ -123,6 +124,15 @@ class HistoryTraces:
             if text not in frames and await reads.frame(text) is not None:
                 frames.add(text)
         return frames
+
+
+def _ids(store: str, appearances: Iterable[str]) -> set[bytes]:
+    """Of the store's appearances among these; alerts may be of what is no id of any, which is left out."""
+    ids = set()
+    for name, text in _own(store, appearances):
+        with suppress(NotFound):
+            ids.add(appearance_id(text, name))
+    return ids
 
 
 def _own(store: str, resources: Iterable[str]) -> list[tuple[str, str]]:

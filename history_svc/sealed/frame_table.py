@@ -56,8 +56,13 @@ class FrameTable:
         return len(self._keys)
 
     def find(self, frame_id: str) -> FrameLink | None:
-        """The frame with this id (32 hex digits)."""
-        key = _keys([frame_id])[0]
+        """The frame with this id; None for what is no id (32 hex digits) as well."""
+        if len(frame_id) != 2 * arrow.ID_BYTES:
+            return None
+        try:
+            key = _keys([frame_id])[0]
+        except ValueError:
+            return None
         first, last = np.searchsorted(self._keys, key, "left"), np.searchsorted(self._keys, key, "right")
         found = self._links(self._batch.slice(first, last - first))
         return next((link for link in found if link.frame.id == frame_id), None)

@@ -160,6 +160,8 @@ def test_a_segment_gives_back_what_it_was_made_of(content: Content) -> None:
             assert found is not None
             assert (found.frame, set(found.appearances)) == (link.frame, set(link.appearances))
         assert shelf.frame("0" * 32) is None or "0" * 32 in _links(content.frames)
+        for no_id in ("x", "0" * 30, "0" * 34, "g" * 32, "0" * 14 + "." * 18):
+            assert shelf.frame(no_id) is None
         listed = shelf.newest_first(None, None, None, None, 100, ())
         assert [one.id for one in listed] == _newest_first(content.appearances)
         for one in content.appearances:
