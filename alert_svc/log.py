@@ -27,7 +27,7 @@ from alert_svc.feedback import metrics, reports
 from alert_svc.feedback.store import ReportStore
 from alert_svc.keys import STORES, erased_key, key, log_key, window_key
 from alert_svc.policy import Policies, Policy
-from alert_svc.times import ns, stamp, time_key
+from alert_svc.times import now, ns, stamp, time_key
 from alert_svc.triage import FALSE_MATCH, OPEN, STEPS, Action
 from mesh import names, tail
 from mesh.errors import NotFound
@@ -385,16 +385,8 @@ class AlertLog:
 
     def _tail(self, store_id: str) -> StreamTail:
         # Kept as long as somebody follows it: clients choose the store, so there is no end to them.
-        following = self._tails.get(store_id)
-        if following is None:
-            following = StreamTail(self._redis, log_key(store_id), ring=self._ring, heartbeat=self.heartbeat)
-            self._tails[store_id] = following
-        return following
-
-
-def now() -> Timestamp:
-    """The time of this server, in whole microseconds as the index has it."""
-    return stamp(time.time_ns())
+        made = StreamTail(self._redis, log_key(store_id), ring=self._ring, heartbeat=self.heartbeat)
+        return self._tails.setdefault(store_id, made)
 
 
 def read_entry(entry_id: str, fields: Mapping[bytes, bytes]) -> Change:

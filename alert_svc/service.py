@@ -14,8 +14,9 @@ from poi.v1 import alert_pb2, alert_pb2_grpc, common_pb2
 from alert_svc import metrics, stream, summary, triage
 from alert_svc.alerts import new_alert, requested
 from alert_svc.export.exporter import Exporter
-from alert_svc.log import AlertLog, now
+from alert_svc.log import AlertLog
 from alert_svc.policy import settings_store
+from alert_svc.times import now
 from alert_svc.triage import Action
 from mesh import errors, names, pages
 from mesh.streams import until_drained

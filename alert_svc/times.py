@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 from google.protobuf.timestamp_pb2 import Timestamp
+
+
+def now() -> Timestamp:
+    """The time of this server, in whole microseconds as the indexes have it."""
+    return stamp(time.time_ns())
 
 
 def stamp(nanoseconds: int) -> Timestamp:

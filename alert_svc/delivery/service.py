@@ -19,7 +19,8 @@ from alert_svc.delivery.sender import Failed, Message
 from alert_svc.delivery.senders import Senders
 from alert_svc.delivery.store import TargetStore, cursor_of, is_after
 from alert_svc.delivery.websocket import WebSocketServer
-from alert_svc.log import AlertLog, now
+from alert_svc.log import AlertLog
+from alert_svc.times import now
 from mesh import names, pages
 from mesh.errors import Aborted, FailedPrecondition, InvalidArgument
 

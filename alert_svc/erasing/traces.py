@@ -20,8 +20,8 @@ from alert_svc.erasing.found import Found, Who, look, window_of
 from alert_svc.export.records import ExportRecords
 from alert_svc.feedback import reports
 from alert_svc.keys import key, log_key
-from alert_svc.log import AlertLog, now
-from alert_svc.times import ns, time_key
+from alert_svc.log import AlertLog
+from alert_svc.times import now, ns, time_key
 from mesh import names, traces
 from mesh.errors import Aborted
 from mesh.redis import Redis

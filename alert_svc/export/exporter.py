@@ -18,7 +18,8 @@ from alert_svc.evidence.sources import Sources, choose, subject
 from alert_svc.export import history
 from alert_svc.export.archive import Archive, as_json
 from alert_svc.export.records import ExportRecord, ExportRecords
-from alert_svc.log import AlertLog, now
+from alert_svc.log import AlertLog
+from alert_svc.times import now
 from mesh.errors import MeshError, NotFound
 from mesh.redis import Redis
 from mesh.vault import PLAIN, Box

@@ -11,7 +11,8 @@ from poi.v1 import common_pb2, feedback_pb2, feedback_pb2_grpc
 
 from alert_svc.alerts import in_store
 from alert_svc.feedback import reports, suggest
-from alert_svc.log import AlertLog, now
+from alert_svc.log import AlertLog
+from alert_svc.times import now
 from mesh import names, pages
 from mesh.errors import InvalidArgument
 

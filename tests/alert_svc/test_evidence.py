@@ -15,7 +15,8 @@ from alert_svc.evidence import picture
 from alert_svc.evidence.sources import choose
 from alert_svc.evidence.store import WaitingAlerts
 from alert_svc.evidence.worker import PictureMaker
-from alert_svc.log import AlertLog, now
+from alert_svc.log import AlertLog
+from alert_svc.times import now
 from mesh.errors import NotFound, from_rpc
 from tests.alert_svc.pictures import (
     BLUE,

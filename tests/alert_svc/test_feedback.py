@@ -11,7 +11,8 @@ import pytest
 from poi.v1 import alert_pb2, alert_pb2_grpc, feedback_pb2, feedback_pb2_grpc, match_pb2
 
 from alert_svc.feedback import metrics, reports
-from alert_svc.log import AlertLog, now
+from alert_svc.log import AlertLog
+from alert_svc.times import now
 from mesh import channels, errors
 from mesh.local import Service
 from mesh.redis import Redis

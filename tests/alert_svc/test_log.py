@@ -11,7 +11,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from poi.v1 import alert_pb2
 
 from alert_svc.alerts import new_alert
-from alert_svc.log import AlertLog, now
+from alert_svc.log import AlertLog
+from alert_svc.times import now
 from alert_svc.triage import Action
 from mesh import local
 from mesh.errors import NotFound, ResourceExhausted

@@ -9,8 +9,9 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from poi.v1 import alert_pb2
 
 from alert_svc.alerts import new_alert
-from alert_svc.log import AlertLog, now
+from alert_svc.log import AlertLog
 from alert_svc.policy import Policy, Rule, Suppression
+from alert_svc.times import now
 from alert_svc.triage import RESOLVED, Action
 from mesh.errors import InvalidArgument
 from mesh.redis import Redis

@@ -17,7 +17,8 @@ from alert_svc.delivery.sender import Message
 from alert_svc.delivery.store import LeaseLost, TargetStore, cursor_of, delivery_id, just_before, owner_key
 from alert_svc.delivery.websocket import WebSocketServer
 from alert_svc.delivery.worker import Parts, Worker
-from alert_svc.log import AlertLog, now
+from alert_svc.log import AlertLog
+from alert_svc.times import now
 from mesh import redis
 from mesh.local import Redis, free_port
 from tests.alert_svc.support import candidate
