@@ -15,8 +15,8 @@ NODE := node_modules/.package-lock.json
 CONTRACTS := $(shell find proto third_party/proto -mindepth 1 -name '*.proto' -o -mindepth 1 -type d)
 CODE := $(wildcard mesh embed_svc match_svc history_svc alert_svc ingest_svc clients demo bench deploy scripts tests)
 IMAGE ?= poi-mesh:dev
-# So many tests at a time: most wait for servers to start, or to come back.
-WORKERS ?= 2
+# So many tests at a time, on two cores: most wait for servers to start, or to come back.
+WORKERS ?= 3
 # Of fuzzing in all; two targets run at a time.
 FUZZ_SECONDS ?= 1800
 
