@@ -215,7 +215,8 @@ def _action(service: Service, *, timeout: float) -> route.RouteAction:
                     typed_config=Any.pack(previous_hosts.PreviousHostsPredicate()),
                 )
             ],
-            host_selection_retry_max_attempts=5,
+            # The least loaded of two by chance is the dead one three times in four: it has no calls. So ask often.
+            host_selection_retry_max_attempts=32,
             retry_back_off=route.RetryPolicyRetryBackOff(
                 base_interval=seconds(policy.retries.base_seconds), max_interval=seconds(policy.retries.max_seconds)
             ),
