@@ -23,7 +23,7 @@ _LOOK_CONFIDENCE: Final = 0.5
 _RIVAL_CONFIDENCE: Final = 0.8
 """From here on a second hit counts as a face. Backs of heads reach 0.5 to 0.8."""
 _MOST_FACES: Final = 8
-_AWAY: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+_AWAY: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,8 @@ _FIRST_PAUSE, _MAX_PAUSE = 0.1, 1.0
 _Continuation = Callable[[grpc.aio.ClientCallDetails, Any], Awaitable[Any]]
 
 # Every method, streams too: wait while the server is away (bounded by the deadline where there is one), and repeat
-# what came back UNAVAILABLE. gRPC repeats a stream only as long as nothing was answered; later its owner resumes it.
+# what came back UNAVAILABLE, or CANCELLED, as a server that is going away ends calls that it has not begun (never
+# what our own caller gave up). gRPC repeats a stream only as long as nothing was answered; later its owner resumes it.
 # Repeats are harmless because our writes carry request ids or content ids.
 _SERVICE_CONFIG = json.dumps(
     {
@@ -36,7 +37,7 @@ _SERVICE_CONFIG = json.dumps(
                     "initialBackoff": "0.1s",
                     "maxBackoff": "1s",
                     "backoffMultiplier": 2,
-                    "retryableStatusCodes": ["UNAVAILABLE"],
+                    "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
                 },
             }
         ],

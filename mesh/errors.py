@@ -271,10 +271,15 @@ def from_status(status: status_pb2.Status) -> MeshError:
             if not any(detail.Unpack(kind) for kind in (info, bad, unmet)) and detail.Unpack(retry):
                 retry_after = retry.retry_delay.ToNanoseconds() / 1e9
     code = _CODES.get(status.code, grpc.StatusCode.UNKNOWN)
+    name = code.name
+    # Nobody here hears CANCELLED of a call that he gave up himself. A server that is going away says it, of calls that
+    # it has not begun yet and of those that outlast its grace.
+    if code is grpc.StatusCode.CANCELLED:
+        code = grpc.StatusCode.UNAVAILABLE
     kind = Draining if info.reason == Draining._reason else _KINDS.get(code, MeshError)
     # Each class builds its message in its own way; what came over the wire is already built.
     error = kind.__new__(kind)
-    MeshError.__init__(error, status.message, reason=info.reason or code.name, metadata=dict(info.metadata))
+    MeshError.__init__(error, status.message, reason=info.reason or name, metadata=dict(info.metadata))
     error.code = code
     if isinstance(error, InvalidArgument):
         error.violations = [(violation.field, violation.description) for violation in bad.field_violations]

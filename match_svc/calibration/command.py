@@ -30,7 +30,7 @@ _MIN_CONFIDENCE: Final = 0.9
 _AT_ONCE: Final = 4
 _EMBED_SECONDS: Final = 30.0
 _RATES: Final = (1e-3, 1e-4, 1e-5, 1e-6)
-_AWAY: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+_AWAY: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 _SHUT: Final = (
     grpc.StatusCode.UNAUTHENTICATED,

@@ -57,7 +57,6 @@ _NOT_OURS_TO_TELL = frozenset(
         grpc.StatusCode.INTERNAL,
         grpc.StatusCode.UNKNOWN,
         grpc.StatusCode.UNIMPLEMENTED,
-        grpc.StatusCode.CANCELLED,
         grpc.StatusCode.UNAUTHENTICATED,
     }
 )

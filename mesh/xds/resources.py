@@ -207,7 +207,8 @@ def _action(service: Service, *, timeout: float) -> route.RouteAction:
         if hashed
         else [],
         retry_policy=route.RetryPolicy(
-            retry_on="connect-failure,refused-stream,reset,unavailable",
+            # A server that is going away ends with CANCELLED what it has not begun.
+            retry_on="connect-failure,refused-stream,reset,unavailable,cancelled",
             num_retries=policy.retries.attempts,
             retry_host_predicate=[
                 route.RetryPolicyRetryHostPredicate(

@@ -55,7 +55,7 @@ class Eraser:
                     if found.state == DONE:
                         return found
                 except grpc.aio.AioRpcError as error:
-                    if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+                    if not from_rpc(error).retryable:
                         raise
                 await asyncio.sleep(0.3)
 

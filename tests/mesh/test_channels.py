@@ -81,5 +81,24 @@ async def test_a_server_that_was_killed_is_found_again(start: Any, pb: Any, pb_g
         assert (await waiting).count == 1
 
 
+async def test_no_call_fails_while_a_server_restarts_in_good_order(start: Any, pb: Any, pb_grpc: Any) -> None:
+    first = await start()
+    restarted = asyncio.Event()
+    async with connect(first.address, default_timeout=60) as channel:
+        stub = pb_grpc.EchoServiceStub(channel)
+
+        async def talk() -> None:
+            while not restarted.is_set():
+                await stub.Say(pb.SayRequest(text="hello"))
+
+        talking = [asyncio.ensure_future(talk()) for _ in range(32)]
+        await stub.Say(pb.SayRequest(text="hello"))
+        first.popen.send_signal(signal.SIGTERM)
+        await asyncio.to_thread(first.popen.wait)
+        await start(listen=first.address)
+        restarted.set()
+        await asyncio.gather(*talking)
+
+
 async def _await(call: Any) -> Any:
     return await call

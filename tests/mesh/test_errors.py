@@ -94,6 +94,12 @@ def test_a_failed_call_without_details() -> None:
     assert told.retry_after is None
 
 
+def test_what_a_server_that_goes_away_has_cancelled_may_be_sent_again() -> None:
+    told = errors.from_status(status_pb2.Status(code=1, message="CANCELLED"))
+    assert isinstance(told, errors.Unavailable)
+    assert (told.retryable, told.reason) == (True, "CANCELLED")
+
+
 def test_a_violation_of_the_whole_message_is_told_without_a_field() -> None:
     error = errors.InvalidArgument(violations=[("", "either images or embeddings are needed"), ("parent", "is wrong")])
     assert str(error) == "either images or embeddings are needed; parent: is wrong"
