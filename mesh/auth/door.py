@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from mesh.auth.interceptor import Refusal, Told, permit
+from mesh.auth.interceptor import permit
 from mesh.auth.policy import POLICY
+from mesh.auth.refusals import Refusal, Told
 from mesh.auth.tokens import Tokens
 from mesh.errors import MeshError, NotFound, Unauthenticated
 from mesh.principal import Principal
@@ -20,8 +21,10 @@ class Door:
         """`on_refusal` keeps a record of what was refused."""
         self._tokens, self._on_refusal = tokens, on_refusal
 
-    async def admit(self, method: str, resource: str, token: str, peer: str) -> Principal:
+    async def admit(self, method: str, resource: str, token: str, peer: str, host: str = "") -> Principal:
         """Who bears the token, if they may call `method` ("poi.v1.AlertService/StreamAlerts") on `resource`.
+
+        `peer` is where they are, and `host` their address alone.
 
         Raises Unauthenticated, PermissionDenied; NotFound for what is of another store, as if there were none.
         """
@@ -36,7 +39,7 @@ class Door:
                 raise NotFound(resource)
         except MeshError as error:
             if self._on_refusal is not None:
-                await self._on_refusal(Refusal(principal, method, resource, error, peer))
+                await self._on_refusal(Refusal(principal, method, resource, error, peer, host))
             raise
         return principal
 
