@@ -272,7 +272,11 @@ def _host(connection: ServerConnection) -> str:
 
 
 def _target_name(path: str) -> str:
-    return urlsplit(path).path.removeprefix(_PREFIX)
+    """What a request asks for; "" of a path that is none."""
+    try:
+        return urlsplit(path).path.removeprefix(_PREFIX) if path.isascii() else ""
+    except ValueError:  # "//[": half of an address
+        return ""
 
 
 _closing: set[asyncio.Task[None]] = set()
