@@ -19,7 +19,7 @@ OPEN_CALLS: Final = 4096
 A stream on which nothing happens takes 32 KB: 130 MB in all."""
 PEOPLES_CALLS: Final = 3072
 """Of those, what all people and clients have together (mesh.shares): the mesh's own services find room all the same."""
-SHARE: Final = 512
+SHARE: Final = 256
 """Of those, what one person or client may have: a console has a handful, a program that serves many some hundreds."""
 SERVICE_SHARE: Final = 2048
 """... one service of the mesh, all its replicas together, as they have one SPIFFE id."""

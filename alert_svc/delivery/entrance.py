@@ -21,6 +21,8 @@ from mesh.errors import MeshError, NotFound, PermissionDenied, Unauthenticated
 
 METHOD: Final = "poi.v1.AlertService/StreamAlerts"
 """Whose row of the policy, and whose name in the audit log, this has."""
+_TAKES: Final = "poi.v1.AlertService/AcknowledgeAlert"
+"""The row of who takes the deliveries as well: they go to nobody else then, so it is no matter of looking on."""
 _TOKEN_ENDED: Final = 4401
 _BEARER, _BEARER_PROTOCOL = "bearer ", "poi.bearer."
 _STATUS: Final[Mapping[type[MeshError], HTTPStatus]] = {
@@ -36,11 +38,16 @@ class Entrance:
         self._door = door
         self._admitted: WeakKeyDictionary[ServerConnection, Principal] = WeakKeyDictionary()
 
-    async def admit(self, connection: ServerConnection, request: Request, target: str, host: str) -> Response | None:
-        """None for who may follow `target`, the answer for who may not. `host`: their address."""
+    async def admit(
+        self, connection: ServerConnection, request: Request, target: str, host: str, *, takes: bool
+    ) -> Response | None:
+        """None for who may follow `target`, the answer for who may not.
+
+        `host`: their address. `takes`: whether they want the target's deliveries for themselves.
+        """
         try:
             self._admitted[connection] = await self._door.admit(
-                METHOD, target, _token(request), _peer(connection), host
+                METHOD, target, _token(request), _peer(connection), host, also=_TAKES if takes else ""
             )
         except NotFound:  # what is of another store is not there
             return connection.respond(HTTPStatus.NOT_FOUND, "no such target\n")

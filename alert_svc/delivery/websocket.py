@@ -150,7 +150,9 @@ class WebSocketServer:
 
     async def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
         if self._entrance is not None:
-            refused = await self._entrance.admit(connection, request, _target_name(request.path), _host(connection))
+            refused = await self._entrance.admit(
+                connection, request, _target_name(request.path), _host(connection), takes=_takes(request.path)
+            )
             if refused is not None:
                 return refused
         try:
@@ -182,15 +184,14 @@ class WebSocketServer:
         assert request is not None
         with contextlib.suppress(NotFound):  # deleted since it was admitted
             target = await self._store.get(_target_name(request.path))
-            query = parse_qs(urlsplit(request.path).query)
             clients = self._clients[target.name]
             clients[connection] = target.etag
             try:
                 with metrics.CLIENTS.track_inprogress():
-                    if query.get("acknowledge", [""])[0] == "true":
+                    if _takes(request.path):
                         work = partial(self._deliver, connection, target)
                     else:
-                        work = partial(self._follow, connection, target, query.get("cursor", [""])[0])
+                        work = partial(self._follow, connection, target, _asked(request.path, "cursor"))
                     if self._entrance is not None:
                         await self._entrance.attend(connection, target.name, work)
                     else:
@@ -276,6 +277,18 @@ def _target_name(path: str) -> str:
     try:
         return urlsplit(path).path.removeprefix(_PREFIX) if path.isascii() else ""
     except ValueError:  # "//[": half of an address
+        return ""
+
+
+def _takes(path: str) -> bool:
+    return _asked(path, "acknowledge") == "true"
+
+
+def _asked(path: str, name: str) -> str:
+    """What the query of a path says under a name; "" for nothing."""
+    try:
+        return parse_qs(urlsplit(path).query).get(name, [""])[0]
+    except ValueError:
         return ""
 
 

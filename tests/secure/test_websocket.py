@@ -100,6 +100,15 @@ async def test_a_token_opens_it_and_its_lack_does_not(feed: Feed, secure: Mesh) 
     assert any(record.code == "OK" and record.actor.name == "kim" for record in records)
 
 
+async def test_only_who_may_acknowledge_alerts_takes_a_targets_deliveries(feed: Feed) -> None:
+    """They go to nobody else then."""
+    feed.url += "?acknowledge=true"
+
+    assert await feed.refused(feed.token(Role.ANALYST)) == (403, "you may not do this (ROLE_MISSING)\n")
+    async with feed.connect(feed.token(Role.OPERATOR)) as connection:
+        await (await connection.ping())
+
+
 async def test_a_connection_ends_with_its_token(feed: Feed) -> None:
     async with feed.connect(nearly_over(feed)) as connection:
         await heartbeat(connection)
