@@ -218,12 +218,12 @@ async def record_refusal(refusal: Refusal) -> None:
     await record(
         refusal.method,
         refusal.resource,
-        refusal.error.code.name,
+        refusal.code,
         actor=actor or audit_pb2.AuditActor(),
         peer=refusal.peer,
         durable=False,  # a Redis that is away must not change what the caller is told
         begins=False,  # whoever is refused may name any store: those that there are not must not come to be
-        reason=refusal.error.reason,
+        reason=refusal.reason,
         **more,
     )
 

@@ -42,7 +42,7 @@ class Door:
                 raise NotFound(resource)
         except MeshError as error:
             if self._on_refusal is not None:
-                await self._on_refusal(Refusal(principal, method, resource, error, peer, host))
+                await self._on_refusal(Refusal(principal, method, resource, error.code.name, error.reason, peer, host))
             raise
         return principal
 

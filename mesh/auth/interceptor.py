@@ -73,8 +73,9 @@ class AuthInterceptor(Interceptor):
                     CURRENT.reset(token)
             finally:
                 if call.refused is not None:
+                    code, reason = call.refused.code.name, call.refused.reason
                     refusal = Refusal(
-                        call.principal, method, call.resource, call.refused, peer_of(context), address_of(context)
+                        call.principal, method, call.resource, code, reason, peer_of(context), address_of(context)
                     )
                     _report(rpc, refusal)
                     if self._on_refusal is not None:
@@ -144,7 +145,7 @@ class _CheckedReads:
 
 
 def _report(rpc: Rpc, refusal: Refusal) -> None:
-    reason, who = refusal.error.reason, refusal.principal
+    reason, who = refusal.reason, refusal.principal
     _REFUSED.labels(rpc.service, rpc.method, reason).inc()
     # A subject may be a person's name: the token's id leads to it.
     caller = "" if who is None else who.name if who.name.startswith("spiffe://") else f"token {who.token_id}"

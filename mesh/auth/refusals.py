@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from mesh.errors import MeshError
 from mesh.principal import Principal
 
 _BURST: Final = 30.0
@@ -27,7 +26,10 @@ class Refusal:
     """poi.v1.AlertService/GetAlert"""
     resource: str
     """The name that the request's row points at (of a stream, its first message's); "" where unknown."""
-    error: MeshError
+    code: str
+    """PERMISSION_DENIED"""
+    reason: str
+    """ROLE_MISSING. Not the error itself, which holds on to the request."""
     peer: str
     host: str = ""
     """The peer's address alone."""

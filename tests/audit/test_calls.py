@@ -17,7 +17,7 @@ from mesh.audit import verify
 from mesh.audit.methods import AUDITED, NOT_AUDITED
 from mesh.audit.recorder import Auditor, install, record, record_refusal
 from mesh.auth import Refusal
-from mesh.errors import NotFound, PermissionDenied, Unavailable, from_rpc
+from mesh.errors import Unavailable, from_rpc
 from mesh.local import Redis
 from mesh.principal import Principal, Role
 from tests.audit.support import ALERT, PARENT, STORE, Audited, audited, records
@@ -170,10 +170,9 @@ async def test_what_authorisation_refuses_is_recorded(redis_url: str, principal:
     install(auditor)
     await record("test.Happened", PARENT, "OK")
     method, resource = "poi.v1.PoiService/DeletePoi", f"{PARENT}/pois/p1"
-    error = PermissionDenied("you may not do this", reason="ROLE_MISSING")
     for who in (principal, None):
-        refusal = Refusal(who, method, resource, error, "ipv4:127.0.0.1:1", more=0 if who else 7)
-        await record_refusal(refusal)
+        told = "PERMISSION_DENIED", "ROLE_MISSING", "ipv4:127.0.0.1:1"
+        await record_refusal(Refusal(who, method, resource, *told, more=0 if who else 7))
     await auditor.close()
 
     _, known, unknown = await records(client)
@@ -192,8 +191,8 @@ async def test_whoever_is_refused_does_not_make_a_store_by_naming_it(redis_url: 
         install(auditor)
         if begun:
             await record("test.Happened", "stores/made-up", "OK")
-        error = NotFound("stores/made-up/alerts/a")
-        await record_refusal(Refusal(principal, "poi.v1.AlertService/GetAlert", "stores/made-up/alerts/a", error, ""))
+        method, resource = "poi.v1.AlertService/GetAlert", "stores/made-up/alerts/a"
+        await record_refusal(Refusal(principal, method, resource, "NOT_FOUND", "RESOURCE_NOT_FOUND", ""))
         await auditor.close()
 
         assert len(await records(client, "mesh")) == 1, "the first one is there, the second one is not"

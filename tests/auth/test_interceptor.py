@@ -363,7 +363,7 @@ async def test_what_is_refused_is_recorded() -> None:
             alert_pb2.AcknowledgeAlertRequest(name=ALERT), Context()
         )
 
-    assert [(refusal.principal, refusal.resource, refusal.error.reason) for refusal in recorded] == [
+    assert [(refusal.principal, refusal.resource, refusal.reason) for refusal in recorded] == [
         (analyst, "stores/s2/alerts/a1", "RESOURCE_NOT_FOUND"),
         (analyst, ALERT, "ROLE_MISSING"),
     ]

@@ -6,7 +6,6 @@ import pytest
 
 from mesh.auth import Principal, Refusal, Refusals
 from mesh.auth import refusals as module
-from mesh.errors import Unauthenticated
 from tests.support import until
 
 ALEX = Principal("person", "alex")
@@ -26,8 +25,8 @@ class Log:
 
     async def knock(self, count: int, who: Principal | None = ALEX, host: str = "192.0.2.1") -> None:
         for _ in range(count):
-            error = Unauthenticated("no", reason="NO_TOKEN")
-            await self.refusals.tell(Refusal(who, "a.Service/Method", "", error, f"ipv4:{host}:1", host))
+            refusal = Refusal(who, "a.Service/Method", "", "UNAUTHENTICATED", "NO_TOKEN", f"ipv4:{host}:1", host)
+            await self.refusals.tell(refusal)
 
     @property
     def counted(self) -> int:
