@@ -17,6 +17,14 @@ STREAMS_PER_CONNECTION: Final = 1024
 OPEN_CALLS: Final = 4096
 """Streams that are open in one server, of whatever connection, and as many other calls (mesh.interceptors.open_calls).
 A stream on which nothing happens takes 32 KB: 130 MB in all."""
+PEOPLES_CALLS: Final = 3072
+"""Of those, what all people and clients have together (mesh.shares): the mesh's own services find room all the same."""
+SHARE: Final = 256
+"""Of those, what one person or client may have: a console has a handful, a program that serves many some hundreds."""
+SERVICE_SHARE: Final = 2048
+"""... one service of the mesh, all its replicas together, as they have one SPIFFE id."""
+ADDRESS_SHARE: Final = 2048
+"""... one address, where callers are not asked who they are. A gateway may be there, or a machine with everything."""
 
 OPTIONS: Final[Sequence[tuple[str, int]]] = (
     ("grpc.max_metadata_size", METADATA_BYTES),

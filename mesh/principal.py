@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Literal, TypeAlias
 
@@ -59,6 +60,8 @@ class Principal:
     """Of a service: what it is called in the table ("match")."""
     expires: float | None = None
     """When the token ends, in seconds since the epoch."""
+    trusted: Callable[[], bool] = field(default=lambda: True, compare=False, repr=False)
+    """Whether the key that signed the token is still one of its issuer's. Cheap; for who lasts longer than one call."""
 
 
 CURRENT: ContextVar[Principal | None] = ContextVar("principal", default=None)

@@ -31,6 +31,7 @@ from mesh.health import Health
 from mesh.settings import ServerSettings, program_name, refuse, split_host_port
 
 if TYPE_CHECKING:
+    from mesh.auth import Refusals
     from mesh.tls import Credentials, Identity
 
 _log = structlog.get_logger(__name__)
@@ -64,15 +65,19 @@ class Server:
         self._port = 0
         self._identity = self._read_identity()
         authorisation: list[grpc.aio.ServerInterceptor] = []
+        refusals: Refusals | None = None
         if self._identity and settings.auth == "required":
             from mesh import auth  # with the library that checks signatures, which takes its time to import
 
             authenticator = auth.Authenticator.of(settings, self._identity.current.id.trust_domain)
             self.on_stop(authenticator.close)
-            refused = recorder.record_refusal if settings.audit_redis_url else None
-            authorisation.append(auth.AuthInterceptor(authenticator, on_refusal=refused))
+            refusals = auth.Refusals(recorder.record_refusal) if settings.audit_redis_url else None
+            authorisation.append(auth.AuthInterceptor(authenticator, on_refusal=refusals.tell if refusals else None))
+        audit = self._audit()
+        if refusals is not None:
+            self.on_stop(refusals.close)
         self._grpc = grpc.aio.server(
-            interceptors=[*standard_interceptors.standard(*authorisation), *interceptors, *self._audit()],
+            interceptors=[*standard_interceptors.standard(*authorisation), *interceptors, *audit],
             options=[
                 ("grpc.max_send_message_length", settings.max_message_bytes),
                 ("grpc.max_receive_message_length", settings.max_message_bytes),

@@ -38,6 +38,7 @@ SERVICES = ("embed", "match", "history", "region", "alert", "ingest", "audit", "
 
 _HOST_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):(?P<port>\d{1,5})")
 _TARGET_SCHEMES = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:", "xds:")
+_WHOLE_MESH = "mesh"
 _STORE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
 
@@ -62,7 +63,13 @@ def _target(value: str) -> str:
     return value if value.startswith(_TARGET_SCHEMES) else _host_port(value)
 
 
+def _chain_id(value: str) -> str:
+    return value if value == _WHOLE_MESH else _store_id(value)
+
+
 def _store_id(value: str) -> str:
+    if value == _WHOLE_MESH:  # a certificate of that scope is good for all stores
+        raise ValueError(f"{value!r} is what all stores are called together: a store needs another id")
     if not _STORE.fullmatch(value):
         raise ValueError(f"{value!r} is not a store id (letters, digits and . _ : -, 128 at most)")
     return value
@@ -92,6 +99,8 @@ RedisUrlOrOff = Annotated[str, AfterValidator(_redis_url_or_off)]
 MqttUrl = Annotated[str, AfterValidator(brokers.check)]
 """See `mesh.brokers`."""
 StoreId = Annotated[str, AfterValidator(_store_id)]
+ChainId = Annotated[str, AfterValidator(_chain_id)]
+"""A store, or `mesh` for what is of none."""
 OptionalPath = Annotated[Path | None, BeforeValidator(lambda value: None if value == "" else value)]
 """A path, or nothing when empty."""
 
@@ -133,7 +142,7 @@ class ServerSettings(BaseSettings):
     audit_redis_url: RedisUrlOrOff = ""
     """Redis of the audit log: every read and change of what is kept of people is recorded there, and refused while it
     cannot be. Empty, the default, switches that off."""
-    audit_store: StoreId = "mesh"
+    audit_store: ChainId = "mesh"
     """Whose chain takes the records of calls that name no store."""
     audit_require_purpose: bool = False
     """Refuse enrolments, searches, exports and erasures that do not say why (metadata `purpose`)."""

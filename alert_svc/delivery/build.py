@@ -101,9 +101,11 @@ def _entrance(server: Server, settings: AlertSettings) -> Entrance | None:
     if settings.auth != "required":
         return None
     from alert_svc.delivery.entrance import Entrance  # with the library that checks signatures
-    from mesh.auth import Door, tokens_of
+    from mesh.auth import Door, Refusals, tokens_of
 
-    refused = recorder.record_refusal if settings.audit_redis_url else None
-    entrance = Entrance(Door(tokens_of(settings), on_refusal=refused))
+    refusals = Refusals(recorder.record_refusal) if settings.audit_redis_url else None
+    entrance = Entrance(Door(tokens_of(settings), on_refusal=refusals.tell if refusals else None))
+    if refusals is not None:
+        server.on_stop(refusals.close)
     server.on_stop(entrance.close)
     return entrance

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Final
@@ -18,12 +16,14 @@ from websockets.http11 import Request, Response
 from mesh.audit import recorder
 from mesh.audit.actor import actor_from
 from mesh.auth import Door, Principal
-from mesh.auth.tokens import LEEWAY_SECONDS
+from mesh.auth.ending import Ended, while_good
 from mesh.errors import MeshError, NotFound, PermissionDenied, Unauthenticated
 
 METHOD: Final = "poi.v1.AlertService/StreamAlerts"
 """Whose row of the policy, and whose name in the audit log, this has."""
-_TOKEN_EXPIRED: Final = 4401
+_TAKES: Final = "poi.v1.AlertService/AcknowledgeAlert"
+"""The row of who takes the deliveries as well: they go to nobody else then, so it is no matter of looking on."""
+_TOKEN_ENDED: Final = 4401
 _BEARER, _BEARER_PROTOCOL = "bearer ", "poi.bearer."
 _STATUS: Final[Mapping[type[MeshError], HTTPStatus]] = {
     Unauthenticated: HTTPStatus.UNAUTHORIZED,
@@ -38,16 +38,27 @@ class Entrance:
         self._door = door
         self._admitted: WeakKeyDictionary[ServerConnection, Principal] = WeakKeyDictionary()
 
-    async def admit(self, connection: ServerConnection, request: Request, target: str) -> Response | None:
-        """None for who may follow `target`, the answer for who may not."""
+    async def admit(
+        self, connection: ServerConnection, request: Request, target: str, host: str, *, takes: bool
+    ) -> Response | None:
+        """None for who may follow `target`, the answer for who may not.
+
+        `host`: their address. `takes`: whether they want the target's deliveries for themselves.
+        """
         try:
-            self._admitted[connection] = await self._door.admit(METHOD, target, _token(request), _peer(connection))
+            self._admitted[connection] = await self._door.admit(
+                METHOD, target, _token(request), _peer(connection), host, also=_TAKES if takes else ""
+            )
         except NotFound:  # what is of another store is not there
             return connection.respond(HTTPStatus.NOT_FOUND, "no such target\n")
         except MeshError as error:
             status = _STATUS.get(type(error), HTTPStatus.SERVICE_UNAVAILABLE)
             return connection.respond(status, f"{error.message} ({error.reason})\n")
         return None
+
+    def who(self, connection: ServerConnection) -> Principal:
+        """Whom it has admitted."""
+        return self._admitted[connection]
 
     async def attend(self, connection: ServerConnection, target: str, work: Callable[[], Awaitable[None]]) -> None:
         """Puts on record who follows, and does `work` until it ends, or their token does."""
@@ -57,14 +68,10 @@ class Entrance:
         except MeshError:
             await connection.close(1013, "the audit log cannot be written: connect again")
             return
-        left = None if principal.expires is None else max(0.0, principal.expires + LEEWAY_SECONDS - time.time())
         try:
-            async with asyncio.timeout(left) as limit:
-                await work()
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            await connection.close(_TOKEN_EXPIRED, "TOKEN_EXPIRED")
+            await while_good(principal, work())
+        except Ended as error:
+            await connection.close(_TOKEN_ENDED, error.reason)
 
     async def close(self) -> None:
         """Let go of the keys."""

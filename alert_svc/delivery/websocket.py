@@ -33,8 +33,10 @@ from alert_svc.delivery.store import TargetStore, delivery_id
 from alert_svc.delivery.targets import Filter
 from alert_svc.delivery.worker import Parts, Worker
 from mesh import names
-from mesh.errors import InvalidArgument, NotFound, OutOfRange
+from mesh.errors import InvalidArgument, NotFound, OutOfRange, ResourceExhausted
+from mesh.peers import host_of
 from mesh.settings import split_host_port
+from mesh.shares import Caller, Shares, caller
 
 if TYPE_CHECKING:
     from alert_svc.delivery.entrance import Entrance
@@ -43,7 +45,7 @@ _PREFIX: Final = "/v1/"
 _SPOKEN: Final = Subprotocol("poi.v1")
 _SEND_SECONDS: Final = 10.0
 _LARGEST_ANSWER: Final = 4096
-_CHANGED, _SLOW, _BAD_CURSOR, _EXPIRED = 1012, 1013, 4400, 4410
+_CHANGED, _LATER, _BAD_CURSOR, _EXPIRED = 1012, 1013, 4400, 4410
 
 for _name in ("websockets.server", "websockets.asyncio.server"):
     # A line for each connection, and a traceback for each port scan: metrics say how many there are.
@@ -100,6 +102,7 @@ class WebSocketServer:
         self._origins: list[Origin | None] = [None, *(Origin(origin) for origin in origins)]
         self._server: Server | None = None
         self._clients: dict[str, dict[ServerConnection, str]] = defaultdict(dict)
+        self._shares = Shares("connections")
 
     async def start(self) -> None:
         """Listens. Raises OSError."""
@@ -147,7 +150,9 @@ class WebSocketServer:
 
     async def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
         if self._entrance is not None:
-            refused = await self._entrance.admit(connection, request, _target_name(request.path))
+            refused = await self._entrance.admit(
+                connection, request, _target_name(request.path), _host(connection), takes=_takes(request.path)
+            )
             if refused is not None:
                 return refused
         try:
@@ -159,19 +164,34 @@ class WebSocketServer:
         return None
 
     async def _handle(self, connection: ServerConnection) -> None:
+        who = self._caller(connection)
+        try:
+            self._shares.take(who)
+        except ResourceExhausted as error:
+            await connection.close(_LATER, error.reason)
+            return
+        try:
+            await self._serve(connection)
+        finally:
+            self._shares.leave(who)
+
+    def _caller(self, connection: ServerConnection) -> Caller:
+        principal = self._entrance.who(connection) if self._entrance is not None else None
+        return caller(principal, _host(connection))
+
+    async def _serve(self, connection: ServerConnection) -> None:
         request = connection.request
         assert request is not None
         with contextlib.suppress(NotFound):  # deleted since it was admitted
             target = await self._store.get(_target_name(request.path))
-            query = parse_qs(urlsplit(request.path).query)
             clients = self._clients[target.name]
             clients[connection] = target.etag
             try:
                 with metrics.CLIENTS.track_inprogress():
-                    if query.get("acknowledge", [""])[0] == "true":
+                    if _takes(request.path):
                         work = partial(self._deliver, connection, target)
                     else:
-                        work = partial(self._follow, connection, target, query.get("cursor", [""])[0])
+                        work = partial(self._follow, connection, target, _asked(request.path, "cursor"))
                     if self._entrance is not None:
                         await self._entrance.attend(connection, target.name, work)
                     else:
@@ -215,7 +235,7 @@ class WebSocketServer:
         except OutOfRange:
             await connection.close(_EXPIRED, "CURSOR_EXPIRED")
         except TimeoutError:
-            await connection.close(_SLOW, "too slow: connect again with the last cursor")
+            await connection.close(_LATER, "too slow: connect again with the last cursor")
 
 
 async def _while_connected(connection: ServerConnection, acknowledge: Any, work: Coroutine[Any, Any, None]) -> None:
@@ -248,8 +268,28 @@ def _choose(_: object, offered: Sequence[Subprotocol]) -> Subprotocol | None:
     return _SPOKEN if _SPOKEN in offered else None
 
 
+def _host(connection: ServerConnection) -> str:
+    return host_of(str((connection.remote_address or ("",))[0]))
+
+
 def _target_name(path: str) -> str:
-    return urlsplit(path).path.removeprefix(_PREFIX)
+    """What a request asks for; "" of a path that is none."""
+    try:
+        return urlsplit(path).path.removeprefix(_PREFIX) if path.isascii() else ""
+    except ValueError:  # "//[": half of an address
+        return ""
+
+
+def _takes(path: str) -> bool:
+    return _asked(path, "acknowledge") == "true"
+
+
+def _asked(path: str, name: str) -> str:
+    """What the query of a path says under a name; "" for nothing."""
+    try:
+        return parse_qs(urlsplit(path).query).get(name, [""])[0]
+    except ValueError:
+        return ""
 
 
 _closing: set[asyncio.Task[None]] = set()

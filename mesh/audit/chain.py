@@ -196,6 +196,11 @@ async def stores(redis: Redis) -> list[str]:
     return sorted(one.decode("ascii") for one in found)
 
 
+async def exists(redis: Redis, store: str) -> bool:
+    """Whether a store has records."""
+    return bool(await _awaited(redis.sismember(STORES, store)))
+
+
 def _entry(raw_id: bytes, fields: dict[bytes, bytes]) -> Entry:
     sequence = int(raw_id.partition(b"-")[0])
     return Entry(sequence, fields.get(b"r", b""), fields.get(b"p", b""), fields.get(b"h", b""))

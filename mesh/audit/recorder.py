@@ -48,6 +48,8 @@ class _Waiting(NamedTuple):
     record: audit_pb2.AuditRecord
     done: asyncio.Future[None] | None
     """Of somebody who waits for it."""
+    begins: bool = True
+    """Whether a store that has no record yet gets its first one."""
 
 
 class Auditor:
@@ -76,9 +78,12 @@ class Auditor:
         except TimeoutError:
             raise _unavailable() from None
 
-    def note(self, store: str, record: audit_pb2.AuditRecord) -> None:
-        """Writes the record soon. Never fails, and never waits."""
-        self._put(_Waiting(store, record, None))
+    def note(self, store: str, record: audit_pb2.AuditRecord, *, begins: bool = True) -> None:
+        """Writes the record soon. Never fails, and never waits.
+
+        Without `begins`, a store that has no chain gets none for it: the record goes into the default store's.
+        """
+        self._put(_Waiting(store, record, None, begins))
         while len(self._waiting) > _ROOM:
             oldest = self._waiting.popleft()
             if oldest.done is not None and not oldest.done.done():
@@ -141,6 +146,8 @@ class Auditor:
 
     async def _append(self, batch: list[_Waiting]) -> None:
         store = batch[0].store
+        if not (store in self._chains or any(one.begins for one in batch) or await chain.exists(self._redis, store)):
+            store = self.default_store
         if store not in self._chains:
             self._chains[store] = chain.Chain(self._redis, store)
         await self._chains[store].append([one.record for one in batch])
@@ -174,6 +181,7 @@ async def record(
     peer: str = "",
     purpose: str = "",
     durable: bool = True,
+    begins: bool = True,
     **details: str,
 ) -> None:
     """Writes one record of this process; does nothing where auditing is off.
@@ -184,6 +192,7 @@ async def record(
         result: name of a gRPC status, such as PERMISSION_DENIED.
         actor: who; this server itself when None.
         durable: whether to wait until it is; Unavailable (AUDIT_UNAVAILABLE) when it cannot be.
+        begins: see `Auditor.note`; of a record that nobody waits for.
     """
     auditor = _current
     if auditor is None:
@@ -196,20 +205,26 @@ async def record(
     if durable:
         await auditor.write(chosen, made)
     else:
-        auditor.note(chosen, made)
+        auditor.note(chosen, made, begins=begins)
 
 
 async def record_refusal(refusal: Refusal) -> None:
-    """Writes what authorisation did not let through: give it to mesh.auth.AuthInterceptor as `on_refusal`."""
+    """Writes what authorisation did not let through: give it to mesh.auth.Refusals.
+
+    The detail `more` says how many there were of the same caller before it that have no record.
+    """
     actor = None if refusal.principal is None else actor_from(refusal.principal)
+    more = {"more": str(refusal.more)} if refusal.more else {}
     await record(
         refusal.method,
         refusal.resource,
-        refusal.error.code.name,
+        refusal.code,
         actor=actor or audit_pb2.AuditActor(),
         peer=refusal.peer,
         durable=False,  # a Redis that is away must not change what the caller is told
-        reason=refusal.error.reason,
+        begins=False,  # whoever is refused may name any store: those that there are not must not come to be
+        reason=refusal.reason,
+        **more,
     )
 
 

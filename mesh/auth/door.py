@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from mesh.auth.interceptor import Refusal, Told, permit
+from mesh.auth.interceptor import permit
 from mesh.auth.policy import POLICY
+from mesh.auth.refusals import Refusal, Told
 from mesh.auth.tokens import Tokens
 from mesh.errors import MeshError, NotFound, Unauthenticated
 from mesh.principal import Principal
@@ -20,8 +21,12 @@ class Door:
         """`on_refusal` keeps a record of what was refused."""
         self._tokens, self._on_refusal = tokens, on_refusal
 
-    async def admit(self, method: str, resource: str, token: str, peer: str) -> Principal:
+    async def admit(
+        self, method: str, resource: str, token: str, peer: str, host: str = "", *, also: str = ""
+    ) -> Principal:
         """Who bears the token, if they may call `method` ("poi.v1.AlertService/StreamAlerts") on `resource`.
+
+        `peer` is where they are, and `host` their address alone. `also`: another method that they must be let do.
 
         Raises Unauthenticated, PermissionDenied; NotFound for what is of another store, as if there were none.
         """
@@ -30,13 +35,14 @@ class Door:
             if not token:
                 raise Unauthenticated("a token is needed", reason="NO_TOKEN")
             principal = await self._tokens.principal(token)
-            permit(principal, POLICY[method])
+            for each in filter(None, (method, also)):
+                permit(principal, POLICY[each])
             parts = resource.split("/", 2)
             if not resource.startswith(_STORES) or parts[1] not in principal.stores:
                 raise NotFound(resource)
         except MeshError as error:
             if self._on_refusal is not None:
-                await self._on_refusal(Refusal(principal, method, resource, error, peer))
+                await self._on_refusal(Refusal(principal, method, resource, error.code.name, error.reason, peer, host))
             raise
         return principal
 

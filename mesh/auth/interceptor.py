@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
@@ -14,36 +11,19 @@ import structlog
 from prometheus_client import Counter
 
 from mesh.auth.authenticator import Authenticator
+from mesh.auth.ending import while_good
 from mesh.auth.policy import POLICY, Rule
+from mesh.auth.refusals import Refusal, Told
 from mesh.auth.requests import Requests
-from mesh.auth.tokens import LEEWAY_SECONDS
-from mesh.errors import MeshError, PermissionDenied, Unauthenticated
+from mesh.errors import MeshError, PermissionDenied
 from mesh.interceptors.base import Behaviour, Interceptor, Rpc
-from mesh.peers import peer_of
+from mesh.peers import address_of, peer_of
 from mesh.principal import CURRENT, Principal
 
 _log = structlog.get_logger(__name__)
 _REFUSED: Final = Counter(
     "poi_auth_refused_total", "Calls that were refused.", ("grpc_service", "grpc_method", "reason")
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """A call that was not let through."""
-
-    principal: Principal | None
-    """None where it could not be found out."""
-    method: str
-    """poi.v1.AlertService/GetAlert"""
-    resource: str
-    """The name that the request's row points at (of a stream, its first message's); "" where unknown."""
-    error: MeshError
-    peer: str
-
-
-Told = Callable[[Refusal], Awaitable[None]]
-"""Is told of a refusal before the caller is. What it raises is what the caller is told."""
 
 
 class AuthInterceptor(Interceptor):
@@ -86,14 +66,17 @@ class AuthInterceptor(Interceptor):
                         call.check(request)
                 token = CURRENT.set(principal)
                 try:
-                    if streams and principal.expires is not None:
-                        return await _until(principal.expires, behaviour(passed, reading))
+                    if streams:
+                        return await while_good(principal, behaviour(passed, reading))
                     return await behaviour(passed, reading)
                 finally:
                     CURRENT.reset(token)
             finally:
                 if call.refused is not None:
-                    refusal = Refusal(call.principal, method, call.resource, call.refused, peer_of(context))
+                    code, reason = call.refused.code.name, call.refused.reason
+                    refusal = Refusal(
+                        call.principal, method, call.resource, code, reason, peer_of(context), address_of(context)
+                    )
                     _report(rpc, refusal)
                     if self._on_refusal is not None:
                         await self._on_refusal(refusal)
@@ -161,19 +144,8 @@ class _CheckedReads:
         return message
 
 
-async def _until(expires: float, work: Awaitable[Any]) -> Any:
-    """A stream ends with the token that opened it: whoever lost their role must not go on listening for days."""
-    try:
-        async with asyncio.timeout(max(0.0, expires + LEEWAY_SECONDS - time.time())) as limit:
-            return await work
-    except TimeoutError:
-        if limit.expired():
-            raise Unauthenticated("the token has expired", reason="TOKEN_EXPIRED") from None
-        raise
-
-
 def _report(rpc: Rpc, refusal: Refusal) -> None:
-    reason, who = refusal.error.reason, refusal.principal
+    reason, who = refusal.reason, refusal.principal
     _REFUSED.labels(rpc.service, rpc.method, reason).inc()
     # A subject may be a person's name: the token's id leads to it.
     caller = "" if who is None else who.name if who.name.startswith("spiffe://") else f"token {who.token_id}"

@@ -37,6 +37,9 @@ class Keys(Protocol):
     async def find(self, key_id: str) -> jwt.PyJWK | None:
         """The key of this id. Raises Unavailable where no keys could be had yet."""
 
+    def known(self, key_id: str) -> jwt.PyJWK | None:
+        """The key of this id, as far as is known without asking anybody. Cheap."""
+
     async def close(self) -> None:
         """Let go of what it holds."""
 
@@ -55,16 +58,21 @@ class FileKeys:
         """Changes when the file does."""
         seen = self._signature()
         if seen != self._seen:
+            # Damaged or not: looked at once, not at every call, until it is another file again.
+            self._seen = seen
             try:
                 self._keys = parse(self._path.read_bytes())
             except (OSError, ValueError) as error:
                 _log.warning("jwks_not_usable", path=str(self._path), why=str(error))
             else:
-                self._seen = seen
                 self._version += 1
         return self._version
 
     async def find(self, key_id: str) -> jwt.PyJWK | None:
+        """The key of this id."""
+        return self.known(key_id)
+
+    def known(self, key_id: str) -> jwt.PyJWK | None:
         """The key of this id."""
         self.version()
         return self._keys.get(key_id)
@@ -120,6 +128,11 @@ class UrlKeys:
                 "the issuer's keys cannot be had", reason="ISSUER_UNAVAILABLE", retry_after=_RETRY_SECONDS
             )
         return self._keys.get(key_id)
+
+    def known(self, key_id: str) -> jwt.PyJWK | None:
+        """The key of this id, of those that came last."""
+        self.version()
+        return (self._keys or {}).get(key_id)
 
     async def close(self) -> None:
         """Close the connections."""

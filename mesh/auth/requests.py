@@ -15,6 +15,8 @@ from mesh.auth.policy import Rule
 from mesh.errors import InvalidArgument, NotFound, PermissionDenied
 from mesh.principal import ALL, Principal, Stores
 
+_MOST: Final = 500
+"""Characters of a name that are remembered or put on record: nobody has looked at it yet, and it may be megabytes."""
 _REMEMBERED: Final = 64
 """How many names one stream may have that need no second look."""
 
@@ -50,7 +52,7 @@ class Requests:
                     if not name.startswith("stores/"):
                         raise InvalidArgument(violations=[(rule.store, "must be a name under stores/{store}")])
                     _check(name, stores)
-                    if len(known) < _REMEMBERED:
+                    if len(known) < _REMEMBERED and len(name) <= _MOST:
                         known.add(name)
             for path in rule.more:
                 for name in read(message, path):
@@ -81,7 +83,7 @@ class Requests:
 
     def name(self, message: Any) -> str:
         """The resource that a request is about, for the record."""
-        return self._store(message) if self._store is not None else ""
+        return self._store(message)[:_MOST] if self._store is not None else ""
 
 
 def read(message: Any, path: str) -> Iterator[Any]:

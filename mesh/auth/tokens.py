@@ -21,6 +21,7 @@ LEEWAY_SECONDS: Final = 30.0
 """By which the clocks of issuers and servers may differ."""
 _MAX_CHARACTERS: Final = 8192
 _REMEMBERED: Final = 1024
+_FOR_EVER: Final = 1 << 53
 _NEEDED: Final = ["exp", "iat", "iss", "aud", "sub"]
 
 
@@ -62,22 +63,24 @@ class Tokens:
             del self._checked[token]
         if len(token) > _MAX_CHARACTERS:
             raise _invalid("it is too long")
+        if not token.isascii():
+            raise _invalid("it is not a token that we know")
         try:
-            keys, claims = await self._verified(token)
+            keys, key, claims = await self._verified(token)
         except jwt.ExpiredSignatureError:
             raise Unauthenticated("the token has expired", reason="TOKEN_EXPIRED") from None
         except jwt.PyJWTError as error:
             raise _invalid(_WHY.get(type(error), "it is not a token that we know")) from None
-        principal = self._principal(claims)
+        principal = self._principal(claims, keys, key)
         self._checked[token] = _Checked(principal, keys, keys.version())
         while len(self._checked) > _REMEMBERED:
             self._checked.popitem(last=False)
         return principal
 
-    async def _verified(self, token: str) -> tuple[Keys, dict[str, Any]]:
+    async def _verified(self, token: str) -> tuple[Keys, jwt.PyJWK, dict[str, Any]]:
         header = jwt.get_unverified_header(token)
         algorithm, key_id = header.get("alg"), header.get("kid")
-        if algorithm not in ALGORITHMS:
+        if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
             raise jwt.InvalidAlgorithmError
         # Only to know whose keys to take; checked below with all the rest.
         issuer = jwt.decode(token, options={"verify_signature": False}).get("iss")
@@ -96,9 +99,9 @@ class Tokens:
             leeway=LEEWAY_SECONDS,
             options={"require": _NEEDED},
         )
-        return keys, claims
+        return keys, key, claims
 
-    def _principal(self, claims: Mapping[str, Any]) -> Principal:
+    def _principal(self, claims: Mapping[str, Any], keys: Keys, key: jwt.PyJWK) -> Principal:
         subject = str(claims["sub"])
         if not 0 < len(subject) <= 200:
             raise _invalid("its subject is empty or too long")
@@ -108,13 +111,20 @@ class Tokens:
         bound: Stores = ALL if "*" in stores else stores
         # RFC 9068: a client that got a token for itself, not for a person, is its subject.
         own = bool(subject == claims.get("client_id") or roles == {Role.CAMERA})
+
+        def trusted() -> bool:
+            now = keys.known(str(key.key_id))
+            return now is not None and bool(now.key == key.key)
+
         return Principal(
             kind="client" if own else "person",
             name=subject,
             roles=roles,
             stores=bound,
             token_id=str(claims.get("jti", "")),
-            expires=float(claims["exp"]),
+            # As PyJWT has read it; of one beyond all numbers, what it comes to.
+            expires=float(min(int(claims["exp"]), _FOR_EVER)),
+            trusted=trusted,
         )
 
     async def close(self) -> None:

@@ -21,6 +21,7 @@ from mesh.approvals.service import SERVICE, ApprovalServicer
 from mesh.approvals.store import Approvals
 from mesh.audit.methods import AUDITED
 from mesh.errors import from_rpc
+from mesh.principal import CURRENT, Principal, Role
 from mesh.redis import Redis
 from mesh.server import Server
 from tests.audit.support import Settings, records
@@ -108,6 +109,25 @@ async def eyes(redis_url: str, keys: Keys) -> AsyncIterator[Eyes]:
 
 def test_what_waits_is_audited() -> None:
     assert WAITS.keys() <= AUDITED.keys()
+
+
+@pytest.mark.parametrize(
+    ("role", "sees"), [(Role.ENROLLER, True), (Role.ADMIN, False), (Role.AUDITOR, False), (Role.OPERATOR, False)]
+)
+async def test_faces_that_wait_are_for_who_enrols(eyes: Eyes, keys: Keys, role: Role, sees: bool) -> None:
+    """Admins and auditors see that somebody asks, and nobody's face."""
+    await eyes.needs(enrolment=True)
+    asked = approval_pb2.GetApprovalRequest(name=await eyes.asked(wanted()))
+    servicer = ApprovalServicer(Approvals(eyes.redis, keys.vault()))
+
+    token = CURRENT.set(Principal("person", "kim", frozenset({role}), frozenset({STORE})))
+    try:
+        found = await servicer.GetApproval(asked, None)
+    finally:
+        CURRENT.reset(token)
+
+    assert found.state == approval_pb2.APPROVAL_STATE_PENDING
+    assert found.HasField("request") is sees
 
 
 async def test_a_store_that_does_not_want_it_asks_nobody(eyes: Eyes) -> None:

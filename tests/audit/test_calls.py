@@ -17,7 +17,7 @@ from mesh.audit import verify
 from mesh.audit.methods import AUDITED, NOT_AUDITED
 from mesh.audit.recorder import Auditor, install, record, record_refusal
 from mesh.auth import Refusal
-from mesh.errors import PermissionDenied, Unavailable, from_rpc
+from mesh.errors import Unavailable, from_rpc
 from mesh.local import Redis
 from mesh.principal import Principal, Role
 from tests.audit.support import ALERT, PARENT, STORE, Audited, audited, records
@@ -168,17 +168,35 @@ async def test_what_authorisation_refuses_is_recorded(redis_url: str, principal:
     client = connections.connect(redis_url)
     auditor = Auditor(client, "match", "mesh")
     install(auditor)
+    await record("test.Happened", PARENT, "OK")
     method, resource = "poi.v1.PoiService/DeletePoi", f"{PARENT}/pois/p1"
-    error = PermissionDenied("you may not do this", reason="ROLE_MISSING")
     for who in (principal, None):
-        refusal = Refusal(who, method, resource, error, "ipv4:127.0.0.1:1")
-        await record_refusal(refusal)
+        told = "PERMISSION_DENIED", "ROLE_MISSING", "ipv4:127.0.0.1:1"
+        await record_refusal(Refusal(who, method, resource, *told, more=0 if who else 7))
     await auditor.close()
 
-    known, unknown = await records(client)
+    _, known, unknown = await records(client)
+    assert (known.details.get("more"), unknown.details["more"]) == (None, "7")
     assert (known.actor.name, known.code, known.details["reason"]) == ("u-1", "PERMISSION_DENIED", "ROLE_MISSING")
     assert (known.resource, known.peer) == (resource, "ipv4:127.0.0.1:1")
     assert unknown.actor == audit_pb2.AuditActor()
+    await client.aclose()
+
+
+async def test_whoever_is_refused_does_not_make_a_store_by_naming_it(redis_url: str, principal: Principal) -> None:
+    """Each would be a stream in Redis for as long as records are kept, and anybody may name a million."""
+    client = connections.connect(redis_url)
+    for begun in (False, True):
+        auditor = Auditor(client, "match", "mesh")
+        install(auditor)
+        if begun:
+            await record("test.Happened", "stores/made-up", "OK")
+        method, resource = "poi.v1.AlertService/GetAlert", "stores/made-up/alerts/a"
+        await record_refusal(Refusal(principal, method, resource, "NOT_FOUND", "RESOURCE_NOT_FOUND", ""))
+        await auditor.close()
+
+        assert len(await records(client, "mesh")) == 1, "the first one is there, the second one is not"
+        assert len(await records(client, "made-up")) == (2 if begun else 0)
     await client.aclose()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import grpc
+import pytest
 from poi.v1 import (
     alert_pb2,
     alert_pb2_grpc,
@@ -27,6 +28,7 @@ from mesh.pki import Authority
 from mesh.server import Server
 from mesh.settings import ServerSettings, TlsFiles
 from mesh.token import Accounts
+from tests.support import PATIENCE
 
 DAY = timedelta(hours=24)
 
@@ -145,3 +147,12 @@ async def serving(tls: TlsFiles, jwks: Path | None, servicer: Servicer, **settin
     server.add(poi_pb2_grpc.add_PoiServiceServicer_to_server, servicer, "poi.v1.PoiService")
     async with server:
         yield server
+
+
+async def shut_out(channel: grpc.aio.Channel) -> None:
+    """Calls through it fail because there is no connection, which is told at once, and not because time is up."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await alert_pb2_grpc.AlertServiceStub(channel).GetAlert(
+            alert_pb2.GetAlertRequest(name="stores/s1/alerts/a"), wait_for_ready=False, timeout=PATIENCE
+        )
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE

@@ -10,8 +10,8 @@ import httpx
 import orjson
 import pytest
 
-from mesh.auth import Role
-from mesh.auth.keys import FileKeys, UrlKeys, keys_of
+from mesh.auth import Role, keys
+from mesh.auth.keys import FileKeys, UrlKeys, keys_of, parse
 from mesh.auth.tokens import LOCAL_ISSUER, Tokens
 from mesh.errors import Unauthenticated, Unavailable
 from mesh.token import Accounts
@@ -171,3 +171,27 @@ async def test_a_key_for_something_else_is_not_taken(accounts: Accounts, tmp_pat
     path.write_bytes(orjson.dumps({"keys": [{**entry, "use": "enc"}, {"kty": "new"}, 17]}))
 
     assert await FileKeys(path).find(entry["kid"]) is None
+
+
+def test_a_damaged_file_is_read_once_not_at_every_call(
+    tmp_path: Path, accounts: Accounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "jwks.json"
+    path.write_bytes(accounts.jwks.read_bytes())
+    source, before = FileKeys(path), key_id(accounts)
+    path.write_bytes(b"{")
+    read: list[bytes] = []
+
+    def counting(content: bytes) -> Any:
+        read.append(content)
+        return parse(content)
+
+    monkeypatch.setattr(keys, "parse", counting)
+    for _ in range(3):
+        source.version()
+        assert source.known(before) is not None
+    assert len(read) == 1
+
+    accounts.add_key()
+    path.write_bytes(accounts.jwks.read_bytes())
+    assert source.known(key_id(accounts)) is not None

@@ -162,6 +162,64 @@ async def test_a_very_long_token_is_not_looked_at(tokens: Tokens) -> None:
         await tokens.principal("a" * 10_000)
 
 
+def segment(content: Any) -> str:
+    return base64.urlsafe_b64encode(orjson.dumps(content)).rstrip(b"=").decode()
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        f"{segment({'alg': [], 'kid': 'p1'})}.{segment({})}.eA",
+        f"{segment({'alg': {'x': 1}, 'kid': 'p1'})}.{segment({})}.eA",
+        f"{segment({'alg': 'RS256', 'kid': ['p1']})}.{segment({'iss': OIDC})}.eA",
+        f"{segment({'alg': 'RS256', 'kid': 'p1'})}.{segment({'iss': [OIDC]})}.eA",
+        f"{segment({'alg': 'RS256', 'kid': 'p1', 'b64': False})}..eA",
+        f"{segment({'alg': 'RS256', 'kid': 'p1', 'crit': ['x']})}.{segment({'iss': OIDC})}.eA",
+        f"{base64.urlsafe_b64encode(b'[' * 6000).decode()}.e30.eA",
+        f"{segment({'alg': 'RS256', 'kid': 'p1'})}.{base64.urlsafe_b64encode(b'[' * 5900).decode()}.eA",
+        "\udc80.\udcff.\udc80",  # what a header that is no ASCII comes out as
+        "é.é.é",
+    ],
+)
+async def test_a_token_of_odd_parts_is_refused_like_any_other(tokens: Tokens, token: str) -> None:
+    with pytest.raises(Unauthenticated) as caught:
+        await tokens.principal(token)
+    assert caught.value.reason == "TOKEN_INVALID"
+
+
+@pytest.mark.parametrize("exp", [10**400, 1e300])
+async def test_a_token_without_an_end_to_speak_of(tokens: Tokens, sign: Callable[..., str], exp: float) -> None:
+    assert (await tokens.principal(sign(exp=exp))).expires == 2**53
+
+
+@pytest.mark.parametrize(
+    ("stores", "bound"),
+    [
+        (["s1", 2, None, ["s3"], {"s4": 1}], {"s1"}),
+        ("s1 s2", {"s1", "s2"}),
+        ({"s1": True}, set()),
+        (True, set()),
+        (None, set()),
+        ("s*", {"s*"}),
+        ([["*"]], set()),
+    ],
+)
+async def test_stores_of_odd_types_are_nobodys(
+    tokens: Tokens, sign: Callable[..., str], stores: Any, bound: set[str]
+) -> None:
+    assert (await tokens.principal(sign(**{"https://example.com/stores": stores}))).stores == frozenset(bound)
+
+
+async def test_a_principal_knows_whether_its_key_is_trusted(accounts: Accounts) -> None:
+    tokens = Tokens({LOCAL_ISSUER: FileKeys(accounts.jwks)})
+    principal = await tokens.principal(accounts.issue("alex", {Role.ANALYST}, {"s1"}, timedelta(hours=1)))
+
+    accounts.add_key()
+    assert principal.trusted()
+    accounts.drop_old()
+    assert not principal.trusted()
+
+
 @pytest.mark.parametrize(
     ("roles", "stores", "lifetime"),
     [

@@ -42,6 +42,19 @@ async def acknowledge(connection: ClientConnection, message: Any) -> None:
     await connection.send(json.dumps({"acknowledge": message["delivery"]}))
 
 
+async def status_of(url: str, path: bytes) -> bytes:
+    """The first line of the answer to a handshake for this path."""
+    host, _, port = url.removeprefix("ws://").rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        headers = b"Host: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        writer.write(b"GET " + path + b" HTTP/1.1\r\n" + headers + b"Sec-WebSocket-Key: " + b"A" * 22 + b"==\r\n\r\n")
+        await writer.drain()
+        return await asyncio.wait_for(reader.readline(), 60)
+    finally:
+        writer.close()
+
+
 async def test_clients_follow_live_and_from_their_cursors(client: Client, websocket_url: str) -> None:
     target = await client.create(websocket=Feed())
     url = f"{websocket_url}/v1/{target.name}"
@@ -136,6 +149,8 @@ async def test_who_may_not_connect_is_told(client: Client, websocket_url: str) -
     target = await client.create(websocket=Feed())
     hook = await client.create("log", log=delivery_pb2.LogTarget())
     url = f"{websocket_url}/v1/{target.name}"
+    for path in (b"//[", b"/v1/\xff"):  # no client of ours says this
+        assert (await status_of(websocket_url, path)).startswith(b"HTTP/1.1 404")
     for wrong in (url + "x", f"{websocket_url}/v1/{hook.name}", websocket_url + "/"):
         with pytest.raises(InvalidStatus) as refused:
             await connect(wrong)

@@ -9,6 +9,7 @@ from contextlib import suppress
 import pytest
 from poi.v1 import delivery_pb2
 from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
 
 from alert_svc.alerts import new_alert
 from alert_svc.delivery import lease
@@ -19,9 +20,10 @@ from alert_svc.delivery.websocket import WebSocketServer
 from alert_svc.delivery.worker import Parts, Worker
 from alert_svc.log import AlertLog
 from alert_svc.times import now
-from mesh import redis
+from mesh import limits, redis
 from mesh.local import Redis, free_port
 from tests.alert_svc.support import candidate
+from tests.support import PATIENCE, until
 
 
 class Recorder:
@@ -172,5 +174,38 @@ async def test_a_websocket_client_that_came_after_the_targets_were_read_is_not_s
             server.refresh({})
             await client.wait_closed()
             assert client.close_code == 1012
+    finally:
+        await server.close()
+
+
+async def test_one_address_does_not_take_all_websockets(
+    connection: redis.Redis, targets: TargetStore, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "ADDRESS_SHARE", 2)
+    made = delivery_pb2.Target(
+        name=f"{store}/targets/w", enabled=True, etag="e", websocket=delivery_pb2.WebSocketTarget()
+    )
+    await targets.create(made, "0-0")
+    log, listen = AlertLog(connection, retention_days=1, heartbeat=0.2), f"127.0.0.1:{free_port()}"
+    server = WebSocketServer(listen, (), targets, Parts(targets, log, Limits(), 1.0))
+    await server.start()
+    try:
+        url = f"ws://{listen}/v1/{made.name}"
+        async with asyncio.timeout(PATIENCE), connect(url) as one, connect(url) as two:
+            for client in (one, two):
+                await client.recv()
+            async with connect(url) as third:
+                await third.wait_closed()
+            assert (third.close_code, third.close_reason) == (1013, "SHARE_USED_UP")
+            await two.close()
+
+            async def admitted() -> bool:
+                async with connect(url) as again:
+                    with suppress(ConnectionClosed):
+                        await again.recv()
+                        return True
+                return False
+
+            await until(admitted, "there is room again")
     finally:
         await server.close()

@@ -13,7 +13,8 @@ from mesh.interceptors.open_calls import OpenCallsInterceptor
 
 UNARY = Rpc("meshtest.v1.EchoService", "Say", False, False)
 STREAM = Rpc("meshtest.v1.EchoService", "Chat", True, True)
-PROBE = Rpc("grpc.health.v1.Health", "Watch", False, True)
+PROBE = Rpc("grpc.health.v1.Health", "Check", False, False)
+WATCH = Rpc("grpc.health.v1.Health", "Watch", False, True)
 
 
 async def test_streams_and_other_calls_are_counted_apart_and_probes_never_refused() -> None:
@@ -41,6 +42,23 @@ async def test_streams_and_other_calls_are_counted_apart_and_probes_never_refuse
     assert refused.value.retry_after
     assert await asyncio.gather(*running) == ["answer"] * 7
     assert await call(STREAM) == await call(UNARY) == "answer", "who has left makes room"
+
+
+async def test_watches_of_health_last_so_they_count_but_not_as_streams() -> None:
+    interceptor, end = OpenCallsInterceptor(most=2), asyncio.Event()
+
+    async def handler(request: Any, context: Any) -> Any:
+        await end.wait()
+
+    running = [
+        asyncio.ensure_future(interceptor.wrap(rpc, handler)(None, None)) for rpc in (STREAM, STREAM, WATCH, WATCH)
+    ]
+    await asyncio.sleep(0)
+
+    with pytest.raises(ResourceExhausted):
+        await interceptor.wrap(WATCH, handler)(None, None)
+    end.set()
+    await asyncio.gather(*running)
 
 
 async def test_calls_that_fail_or_are_cancelled_make_room() -> None:

@@ -117,6 +117,7 @@ def test_they_are_frozen() -> None:
             "POI_LOG_LEVEL: 'loud': input should be 'debug', 'info', 'warning' or 'error' (from environment)",
         ),
         ("POI_CAMERAS", "[", "POI_CAMERAS: is not JSON (from environment)"),
+        ("POI_STORE", "mesh", "POI_STORE: 'mesh' is what all stores are called together: a store needs another id"),
         ("POI_STORE", "a/b", "POI_STORE: 'a/b' is not a store id (letters, digits and . _ : -, 128 at most)"),
         (
             "POI_REDIS_URL",

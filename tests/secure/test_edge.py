@@ -9,6 +9,7 @@ import ssl
 import subprocess
 import sys
 import urllib.error
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from poi.v1 import alert_pb2, alert_pb2_grpc, audit_pb2, audit_pb2_grpc, registr
 from mesh import channels
 from mesh.auth import Role
 from mesh.errors import MeshError, PermissionDenied, from_rpc
+from mesh.limits import SHARE
 from mesh.local import Mesh
 from tests.support import PATIENCE, until
 
@@ -113,6 +115,30 @@ async def test_the_services_look_at_the_token_themselves(secure: Mesh) -> None:
         assert await code(alert_pb2_grpc.AlertServiceStub(operator).ListAlerts(request)) == OK
     async with secure.connect("gateway", Role.OPERATOR) as through:
         assert await code(alert_pb2_grpc.AlertServiceStub(through).ListAlerts(request)) == OK
+
+
+async def test_one_person_does_not_take_all_streams_behind_the_gateway(secure: Mesh) -> None:
+    """All come with the gateway's certificate: whose token it forwards is who they are."""
+
+    async def first(stream: Any) -> str:
+        try:
+            await stream.read()
+        except grpc.aio.AioRpcError as error:
+            return from_rpc(error).reason
+        return "open"
+
+    def alerts(channel: grpc.aio.Channel) -> Any:
+        return alert_pb2_grpc.AlertServiceStub(channel).StreamAlerts(
+            alert_pb2.StreamAlertsRequest(parent="stores/store-1")
+        )
+
+    async with (
+        secure.connect("gateway", Role.OPERATOR, subject="greedy") as greedy,
+        secure.connect("gateway", Role.OPERATOR, subject="modest") as modest,
+    ):
+        streams = [alerts(greedy) for _ in range(SHARE + 5)]
+        assert Counter(await asyncio.gather(*map(first, streams))) == {"open": SHARE, "SHARE_USED_UP": 5}
+        assert await first(alerts(modest)) == "open"
 
 
 async def test_the_audit_log_says_from_where_a_call_came(secure: Mesh) -> None:

@@ -100,20 +100,35 @@ async def test_a_token_opens_it_and_its_lack_does_not(feed: Feed, secure: Mesh) 
     assert any(record.code == "OK" and record.actor.name == "kim" for record in records)
 
 
+async def test_only_who_may_acknowledge_alerts_takes_a_targets_deliveries(feed: Feed) -> None:
+    """They go to nobody else then."""
+    feed.url += "?acknowledge=true"
+
+    assert await feed.refused(feed.token(Role.ANALYST)) == (403, "you may not do this (ROLE_MISSING)\n")
+    async with feed.connect(feed.token(Role.OPERATOR)) as connection:
+        await (await connection.ping())
+
+
+@pytest.mark.timeout(300)
 async def test_a_connection_ends_with_its_token(feed: Feed) -> None:
-    async with feed.connect(nearly_over(feed)) as connection:
-        await heartbeat(connection)
+    for seconds in (4, 40, 120):  # on a machine with other work it may be over before it is shown
+        try:
+            connection = await feed.connect(nearly_over(feed, seconds))
+            break
+        except InvalidStatus:
+            assert seconds < 120
+    async with connection:
         with pytest.raises(ConnectionClosed) as closed:
             await heartbeats(connection)
     assert closed.value.rcvd is not None
     assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (4401, "TOKEN_EXPIRED")
 
 
-def nearly_over(feed: Feed) -> str:
-    """A token that is good for six more seconds, by the leave that clocks are given."""
+def nearly_over(feed: Feed, seconds: float) -> str:
+    """A token that is good for so many more, by the leave that clocks are given."""
     *_, path = sorted(feed.secured.accounts.jwks.parent.glob("*.pem"))
     claims = jwt.decode(feed.token(Role.OPERATOR), options={"verify_signature": False})
-    claims["exp"] = time.time() + 6 - LEEWAY_SECONDS
+    claims["exp"] = time.time() + seconds - LEEWAY_SECONDS
     claims["iat"] = claims["nbf"] = claims["exp"] - 60
     key: Any = load_pem_private_key(path.read_bytes(), password=None)
     return jwt.encode(claims, key, algorithm="ES256", headers={"kid": path.stem})
