@@ -21,13 +21,7 @@ from mesh.xds.settings import XdsSettings
 from tests.deploy.test_manifests import K8S, OVERLAYS, Resource, documents, kustomization, render
 
 TLS = K8S.parent / "envoy" / "tls"
-COMPONENTS = (
-    "../../components/audit",
-    "../../components/vault",
-    "../../../envoy",
-    "../../components/zero-trust",
-    "../../../envoy/tls",
-)
+COMPONENTS = ("../../components/secured",)
 SERVERS = ("embed", "match", "history", "region", "alert", "ingest", "audit", "xds")
 """Those that have a certificate at /tls."""
 
@@ -50,11 +44,12 @@ def test_they_fit_together(rendered: list[Resource]) -> None:
             kubernetes_validate.validate(resource, kubernetes_validate.latest_version(), strict=True)
         if resource["kind"] in ("Deployment", "StatefulSet"):
             pods[resource["metadata"]["name"]] = resource["spec"]["template"]["spec"]
+    assert not pods or set(SERVERS) < pods.keys()
     for name in SERVERS if pods else ():
         (server,) = pods[name]["containers"]
         secrets = [volume["secret"]["secretName"] for volume in pods[name]["volumes"] if volume["name"] == "tls"]
         assert secrets == [f"{name}-tls"]
-        assert server["readinessProbe"]["httpGet"] == {"path": "/health", "port": "metrics"}, name
+        assert server["readinessProbe"]["httpGet"] == {"path": "/health", "port": "metrics", "scheme": "HTTPS"}, name
         recorded = "name: audit" in yaml.safe_dump(server["envFrom"])
         assert recorded == (name != "xds"), f"{name}: who records what is done with people"
     if pods:

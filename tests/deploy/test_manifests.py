@@ -123,6 +123,31 @@ def test_pods_are_locked_down(name: str) -> None:
     assert "memory" in container(name)["resources"]["limits"]
 
 
+def test_redis_says_that_it_is_full_before_its_pod_is_ended() -> None:
+    settings = dict(line.split(maxsplit=1) for line in (BASE / "redis.conf").read_text().splitlines() if line[0] != "#")
+    units = {"gb": 1 << 30, "Gi": 1 << 30}
+    most, limit = settings["maxmemory"], container("redis")["resources"]["limits"]["memory"]
+
+    assert settings["maxmemory-policy"] == "noeviction"
+    assert 2 * int(most[:-2]) * units[most[-2:]] <= int(limit[:-2]) * units[limit[-2:]]
+
+
+@pytest.mark.parametrize("name", ["history", *STATES])
+def test_a_bad_version_of_what_has_a_volume_can_be_taken_back_at_once(name: str) -> None:
+    spec = workload(name)["spec"]
+
+    assert spec["podManagementPolicy"] == "Parallel", "OrderedReady waits for the pod that never gets ready"
+    assert spec["template"]["spec"]["securityContext"]["fsGroupChangePolicy"] == "OnRootMismatch"
+
+
+@pytest.mark.parametrize("name", SERVICES + STATES)
+def test_a_pod_neither_fills_its_node_nor_holds_it_back(name: str) -> None:
+    volumes = workload(name)["spec"]["template"]["spec"]["volumes"]
+
+    assert all("sizeLimit" in volume["emptyDir"] for volume in volumes if "emptyDir" in volume)
+    assert find("PodDisruptionBudget", name)["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
 @pytest.mark.parametrize("name", SERVICES + STATES)
 def test_selectors_ports_and_budgets_fit(name: str) -> None:
     spec = workload(name)["spec"]
