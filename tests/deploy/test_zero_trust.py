@@ -41,7 +41,7 @@ def test_each_server_gets_the_identity_that_its_clients_look_for(service: str) -
     spec, identity = CERTIFICATES[service], SpiffeId("poi-mesh", "mesh", service)
 
     assert spec["uris"] == [str(identity)]
-    assert spec["dnsNames"] == [identity.server_name]
+    assert spec["dnsNames"] == [identity.server_name, "metrics.mesh.poi-mesh"]
     assert {"client auth", "server auth"} <= set(spec["usages"])
     assert spec["privateKey"]["rotationPolicy"] == "Always"
 
