@@ -26,7 +26,6 @@ from mesh.xds.settings import XdsSettings
 from tests.deploy.test_manifests import K8S, OVERLAYS, Resource, documents, kustomization, render
 
 TLS = K8S.parent / "envoy" / "tls"
-COMPONENTS = ("../../components/secured",)
 SERVERS = ("embed", "match", "history", "region", "alert", "ingest", "audit", "xds")
 """Those that have a certificate at /tls."""
 
@@ -37,9 +36,18 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> list[Resource]:
     copy = tmp_path_factory.mktemp("deploy") / "deploy"
     shutil.copytree(K8S.parent, copy)
     overlay = copy / "k8s" / "overlays" / OVERLAYS[0].name
-    with (overlay / "kustomization.yaml").open("a") as file:
-        file.write(yaml.safe_dump({"components": list(COMPONENTS)}))
+    content = kustomization(overlay)
+    content["components"] = told()["components"]
+    content["patches"] += told()["patches"]
+    (overlay / "kustomization.yaml").write_text(yaml.safe_dump(content))
     return render(overlay)
+
+
+def told() -> Resource:
+    """What README.md says to put into an overlay for a store with everything."""
+    section = (K8S.parent / "README.md").read_text().partition("## One store, with everything\n")[2]
+    content: Resource = yaml.safe_load(section.partition("```yaml\n")[2].partition("```")[0])
+    return content
 
 
 def test_they_fit_together(rendered: list[Resource]) -> None:
@@ -57,6 +65,11 @@ def test_they_fit_together(rendered: list[Resource]) -> None:
         assert server["readinessProbe"]["httpGet"] == {"path": "/health", "port": "metrics", "scheme": "HTTPS"}, name
         recorded = "name: audit" in yaml.safe_dump(server["envFrom"])
         assert recorded == (name != "xds"), f"{name}: who records what is done with people"
+    names = {(one["kind"], one["metadata"]["name"]): one["spec"] for one in rendered if "spec" in one}
+    for patch in told()["patches"] if pods else ():
+        (step,) = yaml.safe_load(patch["patch"])
+        changed = yaml.safe_dump(names[patch["target"]["kind"], patch["target"]["name"]])
+        assert step["value"] in changed, "the README's patch is for something that is there"
     if pods:
         (envoy,) = pods["gateway"]["containers"]
         assert envoy["readinessProbe"]["httpGet"] == {"path": "/healthz", "port": "http", "scheme": "HTTPS"}

@@ -288,19 +288,22 @@ def test_what_must_be_alone_never_runs_twice(name: str) -> None:
 def test_an_overlay_names_its_store_and_its_cameras(overlay: Path) -> None:
     content = kustomization(overlay)
     (namespace,) = documents(overlay / "namespace.yaml")
-    (generator,) = content["configMapGenerator"]
-    (patch,) = content["patches"]
+    (generator,) = [one for one in content["configMapGenerator"] if one["name"] == "settings"]
+    (patch,) = [one for one in content["patches"] if one["target"]["name"] == "from-cameras"]
     (operation,) = yaml.safe_load(patch["patch"])
 
     kubernetes_validate.validate(namespace, kubernetes_validate.latest_version(), strict=True)
     assert namespace["metadata"]["name"] == content["namespace"] == f"poi-{overlay.name}"
-    assert generator == {"name": "settings", "behavior": "merge", "literals": [f"POI_STORE={overlay.name}"]}
+    assert generator["behavior"] == "merge"
+    assert f"POI_STORE={overlay.name}" in generator["literals"]
     place: Any = find(patch["target"]["kind"], patch["target"]["name"])
     for key in operation["path"].strip("/").split("/"):
         place = place[int(key)] if isinstance(place, list) else place[key]
     assert ip_network(place) == ip_network("192.0.2.0/24"), "the base opens the broker to nobody"
     assert ip_network(operation["value"]) != ip_network(place)
     for rendered in render(overlay):
+        if rendered["apiVersion"].startswith("cert-manager.io/"):
+            continue  # no schema of theirs
         kubernetes_validate.validate(rendered, kubernetes_validate.latest_version(), strict=True)
         assert rendered["metadata"].get("namespace", content["namespace"]) == content["namespace"]
 
