@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import ssl
 import subprocess
@@ -74,6 +75,31 @@ def test_they_fit_together(rendered: list[Resource]) -> None:
         (envoy,) = pods["gateway"]["containers"]
         assert envoy["readinessProbe"]["httpGet"] == {"path": "/healthz", "port": "http", "scheme": "HTTPS"}
         assert "envFrom" not in envoy
+
+
+def test_a_small_store_has_room_on_one_node_also_while_it_is_updated(rendered: list[Resource]) -> None:
+    def amount(quantity: Any) -> float:
+        found = re.fullmatch(r"([0-9.]+)(m|Mi|Gi|)", str(quantity))
+        assert found, quantity
+        number, unit = found.groups()
+        return float(number) * {"": 1.0, "m": 1e-3, "Mi": 2.0**20, "Gi": 2.0**30}[unit]
+
+    scaled = {
+        one["spec"]["scaleTargetRef"]["name"]: one["spec"]["minReplicas"]
+        for one in rendered
+        if one["kind"] == "HorizontalPodAutoscaler"
+    }
+    for resource, room in (("cpu", 3.75), ("memory", 7.0 * 2**30)):  # the rest is for the cluster's own
+        asked, more = 0.0, 0.0
+        for one in rendered:
+            if one["kind"] in ("Deployment", "StatefulSet"):
+                (server,) = one["spec"]["template"]["spec"]["containers"]
+                each = amount(server["resources"]["requests"][resource])
+                assert each, f"{one['metadata']['name']}: {resource}"
+                asked += each * scaled.get(one["metadata"]["name"], one["spec"].get("replicas", 1))
+                if one["spec"].get("strategy", {}).get("rollingUpdate", {}).get("maxSurge"):
+                    more = max(more, each)
+        assert asked + more <= room, resource
 
 
 def test_the_gateway_and_the_control_plane_are_who_the_others_expect() -> None:
