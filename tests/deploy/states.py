@@ -57,6 +57,11 @@ def patched(name: str, *components: Path) -> dict[str, Any]:
     return found
 
 
+def in_a_pod(word: str) -> str:
+    """What the kubelet makes of a word of a command: $$ is one $, and $(this) stays where no variable is called so."""
+    return re.sub(r"\$(\$|\([^)]*\))", lambda found: "$" if found[1] == "$" else found[0], word)
+
+
 class State(Program):
     """One of the two, with what its pod has mounted below `folder`."""
 
@@ -85,7 +90,7 @@ class State(Program):
         return text
 
     def _command(self) -> Sequence[str]:
-        words = [*self.container["command"], *self.container.get("args", [])]
+        words = [in_a_pod(word) for word in (*self.container["command"], *self.container.get("args", []))]
         return [self.here(word).replace("sleep 30", "sleep 0.1") for word in words]
 
     def _environment(self) -> dict[str, str]:
