@@ -31,17 +31,21 @@ SERVERS = ("embed", "match", "history", "region", "alert", "ingest", "audit", "x
 """Those that have a certificate at /tls."""
 
 
-@pytest.fixture(scope="module")
-def rendered(tmp_path_factory: pytest.TempPathFactory) -> list[Resource]:
-    """Nothing where neither kustomize nor kubectl is."""
-    copy = tmp_path_factory.mktemp("deploy") / "deploy"
+def everything(directory: Path, *before: str) -> list[Resource]:
+    """An overlay as README.md has it, after some other components; nothing where neither kustomize nor kubectl is."""
+    copy = directory / "deploy"
     shutil.copytree(K8S.parent, copy)
     overlay = copy / "k8s" / "overlays" / OVERLAYS[0].name
     content = kustomization(overlay)
-    content["components"] = told()["components"]
+    content["components"] = [*before, *told()["components"]]
     content["patches"] += told()["patches"]
     (overlay / "kustomization.yaml").write_text(yaml.safe_dump(content))
     return render(overlay)
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> list[Resource]:
+    return everything(tmp_path_factory.mktemp("deploy"))
 
 
 def told() -> Resource:
@@ -75,6 +79,20 @@ def test_they_fit_together(rendered: list[Resource]) -> None:
         (envoy,) = pods["gateway"]["containers"]
         assert envoy["readinessProbe"]["httpGet"] == {"path": "/healthz", "port": "http", "scheme": "HTTPS"}
         assert "envFrom" not in envoy
+
+
+def test_history_in_qdrant_is_as_secure(tmp_path: Path) -> None:
+    found = [
+        one
+        for one in everything(tmp_path, "../../components/history-in-qdrant")
+        if (one["kind"], one["metadata"]["name"]) in (("Deployment", "history"), ("StatefulSet", "history"))
+    ]
+
+    for history in found:  # where kustomize or kubectl is
+        pod = history["spec"]["template"]["spec"]
+        assert history["kind"] == "Deployment"
+        assert {"tls", "accounts", "vault-keyring"} <= {volume["name"] for volume in pod["volumes"]}
+        assert {"secretRef": {"name": "audit"}} in pod["containers"][0]["envFrom"]
 
 
 def test_a_small_store_has_room_on_one_node_also_while_it_is_updated(rendered: list[Resource]) -> None:
