@@ -163,17 +163,22 @@ async def test_the_metrics_port_takes_certificates_that_are_exchanged(authority:
     await asyncio.to_thread(server.close)
 
 
+async def test_who_says_nothing_keeps_nobody_waiting(authority: Authority) -> None:
+    files = issue(authority, "match")
+    server = telemetry.MetricsServer("127.0.0.1:0", CollectorRegistry(), tls=files, seconds=600)
+    host, port = server.address.split(":")
+
+    with await asyncio.to_thread(socket.create_connection, (host, int(port))):
+        assert await asyncio.to_thread(visit, server, "/health", shows(files)) == 200
+    await asyncio.to_thread(server.close)
+
+
 @pytest.mark.parametrize("secured", [False, True])
-async def test_who_says_nothing_keeps_nobody_waiting(authority: Authority, secured: bool) -> None:
+async def test_who_says_nothing_is_left_in_the_end(authority: Authority, secured: bool) -> None:
     files = issue(authority, "match") if secured else None
     server = telemetry.MetricsServer("127.0.0.1:0", CollectorRegistry(), tls=files, seconds=0.2)
     host, port = server.address.split(":")
-    silent = await asyncio.to_thread(socket.create_connection, (host, int(port)))
-    context = shows(issue(authority, "monitoring"))
 
-    if secured:
-        assert await asyncio.to_thread(visit, server, "/health", context) == 200
-    silent.settimeout(60)
-    assert await asyncio.to_thread(silent.recv, 1) == b"", "it is left in the end"
-    silent.close()
+    with await asyncio.to_thread(socket.create_connection, (host, int(port)), 60) as silent:
+        assert await asyncio.to_thread(silent.recv, 1) == b""
     await asyncio.to_thread(server.close)
