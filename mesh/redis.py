@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
@@ -16,6 +18,17 @@ Well under the socket's time-out, so that a wait that runs out is an empty answe
 """
 
 _SOCKET_SECONDS = 5.0
+
+
+class _Tls(redis.asyncio.SSLConnection):
+    """Reads the files of its address whenever it connects: certificates are renewed while a server runs.
+
+    redis-py keeps what it read first for as long as the pool keeps the connection, which is connected again and again.
+    """
+
+    def _connection_arguments(self) -> Any:
+        self.ssl_context.context = None
+        return super()._connection_arguments()
 
 
 def connect(url: str) -> Redis:
@@ -37,4 +50,6 @@ def connect(url: str) -> Redis:
         # uvloop says RuntimeError of a connection that the other end has closed before the handshake.
         retry_on_error=[ConnectionError, TimeoutError, BusyLoadingError, RuntimeError],
     )
+    if client.connection_pool.connection_class is redis.asyncio.SSLConnection:
+        client.connection_pool.connection_class = _Tls
     return client

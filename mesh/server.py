@@ -186,8 +186,10 @@ class Server:
         self._port = self._bind()
         if settings.metrics_listen:
             try:
-                self._metrics = telemetry.MetricsServer(settings.metrics_listen, healthy=lambda: self._health.serving)
-            except OSError as error:
+                self._metrics = telemetry.MetricsServer(
+                    settings.metrics_listen, healthy=lambda: self._health.serving, tls=settings.tls
+                )
+            except (OSError, ValueError) as error:
                 self._refuse("metrics_listen", settings.metrics_listen, error)
         for start in self._starters:
             start()

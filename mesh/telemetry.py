@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import io
 import logging
+import ssl
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
+from socket import AF_INET, AF_INET6, socket
+from socketserver import ThreadingMixIn
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Final, TextIO, cast
-from wsgiref.simple_server import WSGIServer
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 import orjson
 import prometheus_client
 import structlog
 
-from mesh.settings import split_host_port
+from mesh.settings import TlsFiles, split_host_port
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse
@@ -73,8 +77,18 @@ def configure(level: str, log_format: str, service: str) -> None:
     root.setLevel(max(number, logging.INFO))  # libraries at debug level drown what we say
 
 
+MONITORING: Final = "monitoring"
+"""The name in the certificate of who may read metrics, where there are certificates."""
+_PEER: Final = "poi.peer"
+"""Where the client's certificate is in the environment of a request."""
+
+
 class MetricsServer:
-    """Serves `/metrics` of this process from a thread of its own, and `/health` for probes that know HTTP only."""
+    """Serves `/metrics` of this process from threads of its own, and `/health` for probes that know HTTP only.
+
+    With `tls` over TLS; metrics are then for those alone who show a certificate of `MONITORING`. Health is for anyone:
+    Kubernetes' probes have no certificate, and check none.
+    """
 
     def __init__(
         self,
@@ -82,25 +96,44 @@ class MetricsServer:
         registry: prometheus_client.CollectorRegistry = prometheus_client.REGISTRY,
         *,
         healthy: Callable[[], bool] = lambda: True,
+        tls: TlsFiles | None = None,
+        seconds: float = 10.0,
     ) -> None:
-        """Listens on `listen` ("host:port", port 0 for a free one). Raises OSError when it cannot.
+        """Listens on `listen` ("host:port", port 0 for a free one). Raises OSError when it cannot, or TlsError.
 
-        `/health` answers 200 while `healthy`, else 503.
+        `/health` answers 200 while `healthy`, else 503. A client that says nothing for so many `seconds` is left.
         """
         host, port = split_host_port(listen)
-        self._http: WSGIServer
-        self._thread: Thread
-        self._http, self._thread = prometheus_client.start_http_server(port, host.strip("[]"), registry)
-        metrics = self._http.get_app()
-        assert metrics is not None
+        metrics = prometheus_client.make_wsgi_app(registry)
+        context: ssl.SSLContext | None = None
+        may_read: Callable[[Any], bool] | None = None
+        if tls is not None:
+            from mesh.tls import is_called, server_context  # with the library that reads certificates
+
+            context, may_read = server_context(tls, ask=True), partial(is_called, MONITORING)
 
         def answer(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-            if environ["PATH_INFO"] != "/health":
-                return metrics(environ, start_response)
-            start_response("200 OK" if healthy() else "503 Service Unavailable", [("Content-Length", "0")])
+            if environ["PATH_INFO"] == "/health":
+                status = "200 OK" if healthy() else "503 Service Unavailable"
+            elif may_read is not None and not may_read(environ[_PEER]):
+                status = "403 Forbidden"
+            else:
+                page: Iterable[bytes] = metrics(environ, start_response)
+                return page
+            start_response(status, [("Content-Length", "0")])
             return [b""]
 
+        class Handler(_Handler):
+            timeout = seconds
+
+        class Server(_HttpServer):
+            address_family = AF_INET6 if ":" in host else AF_INET
+
+        self._http = Server((host.strip("[]"), port), Handler)
         self._http.set_app(answer)
+        self._http.tls = context
+        self._thread = Thread(target=self._http.serve_forever, name="metrics", daemon=True)
+        self._thread.start()
         self.address = f"{host}:{self._http.server_port}"
 
     def close(self) -> None:
@@ -108,6 +141,34 @@ class MetricsServer:
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
+
+
+class _HttpServer(ThreadingMixIn, WSGIServer):
+    """A thread for each connection."""
+
+    daemon_threads = True
+    tls: ssl.SSLContext | None = None
+
+    def get_request(self) -> tuple[socket, Any]:
+        connection, address = super().get_request()
+        if self.tls is not None:
+            # Who connects and says nothing keeps its own thread waiting, not this one.
+            connection = self.tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        return connection, address
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """What clients do wrong (no TLS, no word, no patience) is not our error."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
+
+class _Handler(WSGIRequestHandler):
+    def get_environ(self) -> dict[str, Any]:
+        certificate = self.connection.getpeercert() if isinstance(self.connection, ssl.SSLSocket) else None
+        return {**super().get_environ(), _PEER: certificate}
+
+    def log_message(self, *_: object) -> None:
+        """A scrape is nothing to tell."""
 
 
 def _renderers(log_format: str) -> list[structlog.typing.Processor]:

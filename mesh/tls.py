@@ -11,9 +11,10 @@ from __future__ import annotations
 import hashlib
 import re
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from cryptography import x509
@@ -117,33 +118,46 @@ class Identity:
         return fresh
 
 
-def server_context(files: TlsFiles) -> ssl.SSLContext:
+def server_context(files: TlsFiles, *, ask: bool = False) -> ssl.SSLContext:
     """For a server that is no gRPC server: our certificate, whatever the files hold when a client connects.
 
-    Clients show none: browsers have none. Raises TlsError.
+    Clients show none: browsers have none. With `ask` they may; then it is one of our roots', which are those of the
+    moment too. Raises TlsError.
     """
     identity = Identity(files)
-    latest = _context(files)
+    latest = _context(files, ask)
 
     def renewed(connection: ssl.SSLObject, _name: str | None, _context_of_it: ssl.SSLContext) -> None:
         nonlocal latest
         if identity.refresh() is not None:
-            latest = _context(files)
+            latest = _context(files, ask)
         connection.context = latest
 
-    listening = _context(files)
+    listening = _context(files, ask)
     listening.sni_callback = renewed
     return listening
 
 
-def _context(files: TlsFiles) -> ssl.SSLContext:
+def _context(files: TlsFiles, ask: bool) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
         context.load_cert_chain(files.certificate, files.key)
+        if ask:
+            context.load_verify_locations(files.ca)
+            context.verify_mode = ssl.CERT_OPTIONAL
     except OSError as error:  # ssl.SSLError too
         raise TlsError(f"{files.certificate}: {error.strerror or error}") from None
     return context
+
+
+def is_called(name: str, certificate: Mapping[str, Any] | None) -> bool:
+    """Whether a certificate that was checked, as `getpeercert` gives it, is of somebody of this name."""
+    uris = [value for kind, value in (certificate or {}).get("subjectAltName", ()) if kind == "URI"]
+    try:
+        return len(uris) == 1 and SpiffeId.parse(uris[0]).name == name
+    except ValueError:
+        return False
 
 
 def spiffe_id(certificate: x509.Certificate) -> SpiffeId:

@@ -10,7 +10,7 @@ import redis.exceptions
 import structlog
 from grpc_status import rpc_status
 
-from mesh.errors import MeshError, Unavailable, from_rpc, to_status
+from mesh.errors import MeshError, ResourceExhausted, Unavailable, from_rpc, to_status
 from mesh.interceptors.base import Behaviour, Interceptor, Rpc
 
 _log = structlog.get_logger(__name__)
@@ -20,7 +20,8 @@ class ErrorsInterceptor(Interceptor):
     """Answers what a handler raises.
 
     A MeshError as it is; a failed call to another service as that service put it; a Redis that cannot be reached as
-    UNAVAILABLE; anything else as INTERNAL, with an error id that leads to the traceback in the log.
+    UNAVAILABLE, one that is full as RESOURCE_EXHAUSTED; anything else as INTERNAL, with an error id that leads to the
+    traceback in the log.
     """
 
     def wrap(self, rpc: Rpc, behaviour: Behaviour) -> Behaviour:
@@ -48,6 +49,8 @@ def translate(error: Exception) -> MeshError | None:
         return told if told.code not in _NOT_OURS_TO_TELL else None
     if isinstance(error, redis.exceptions.ConnectionError | redis.exceptions.TimeoutError):
         return Unavailable("the state store cannot be reached", reason="STATE_UNAVAILABLE", retry_after=1.0)
+    if isinstance(error, redis.exceptions.OutOfMemoryError):
+        return ResourceExhausted("the state store is full: nothing of it is kept", reason="STATE_FULL", retry_after=1.0)
     return None
 
 

@@ -102,6 +102,7 @@ class Mesh:
             from mesh.local.secured import Secured  # with libraries that take their time to import
 
             self.secured = Secured(data_dir, told.get("POI_STORE", "store-1"), MODULES)
+        self._reader = self.secured.reader if self.secured else None
         self.redis: Redis | None = None
         self.broker: Broker | None = None
         on_the_broker: Mapping[str, str] = {}
@@ -150,6 +151,7 @@ class Mesh:
                 data_dir / "xds",
                 # Started with everybody else: there is nobody yet whose word could be missed for long.
                 {"POI_XDS_SETTLE_SECONDS": "0.5", **edge, **self.env, "POI_XDS_GATEWAY_LISTEN": gateway},
+                reader=self._reader,
             )
             self.env["POI_CONTROL_PLANE"] = self.control_plane.target
             self.gateway = (
@@ -164,7 +166,7 @@ class Mesh:
                 else Envoy(data_dir / "envoy", self.control_plane.target, gateway)
             )
         self.services: dict[str, Service] = {
-            name: Service(module, data_dir / name, self.env, port=ports[name])
+            name: Service(module, data_dir / name, self.env, port=ports[name], reader=self._reader)
             for name, module in MODULES.items()
             if name in wanted
         }
@@ -202,7 +204,8 @@ class Mesh:
 
     def replica(self, service: str, name: str, **env: str) -> Service:
         """Another server of the same kind on its own port, not started; the caller starts and stops it."""
-        return Service(MODULES[service], self.data_dir / name, {**self.env, **env}, name=name)
+        directory = self.data_dir / name
+        return Service(MODULES[service], directory, {**self.env, **env}, name=name, reader=self._reader)
 
     @property
     def programs(self) -> list[Program]:

@@ -14,6 +14,7 @@ from mesh.auth.tokens import LOCAL_ISSUER
 from mesh.local.control import write_secrets
 from mesh.pki import Authority
 from mesh.settings import TlsFiles
+from mesh.telemetry import MONITORING
 from mesh.token import Accounts
 
 _LIFETIME: Final = timedelta(days=30)  # a demo may be left to itself; nobody renews what it has
@@ -22,7 +23,7 @@ TOOL: Final = "cli"
 XDS: Final = "xds"
 GATEWAY: Final = "gateway"
 REDIS, BROKER, CAMERA = "redis", "broker", "camera"
-_NOT_OURS: Final = frozenset({TOOL, GATEWAY, REDIS, BROKER, CAMERA})
+_NOT_OURS: Final = frozenset({TOOL, GATEWAY, REDIS, BROKER, CAMERA, MONITORING})
 _OTHERS: Final = (XDS, *sorted(_NOT_OURS))
 _ON_THE_BROKER: Final = (CAMERA, "ingest", "alert")
 
@@ -45,6 +46,11 @@ class Secured:
     def files(self, name: str) -> TlsFiles:
         """The identity of a service, or of people's tools."""
         return self._files[name]
+
+    @property
+    def reader(self) -> TlsFiles:
+        """The identity of who reads the services' metrics."""
+        return self.files(MONITORING)
 
     def token(self, roles: Iterable[Role], subject: str, stores: Iterable[str] = ()) -> str:
         """A token of somebody with these roles, for the mesh's store unless others are named."""

