@@ -264,6 +264,11 @@ async def _follow(
                 if not from_rpc(error).retryable:
                     raise
                 output.complain(f"{explain(from_rpc(error))}: connecting again")
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                # By its channel, which has a new certificate and gave up on the old one.
             await asyncio.sleep(_RECONNECT_SECONDS)
     finally:
         if reached:
@@ -299,7 +304,7 @@ def _more(event: int, alert: alert_pb2.Alert) -> Iterable[str]:
         yield f"for {reason.removeprefix('ESCALATION_REASON_')}"
     if event == alert_pb2.ALERT_EVENT_SUPPRESSED:
         yield f"{alert.suppressed_count} repeats"
-    if event == alert_pb2.ALERT_EVENT_EVIDENCE:
+    if event == alert_pb2.ALERT_EVENT_EVIDENCE and alert.evidence.picture:  # erased with somebody else, it may be
         yield f"picture {output.short(alert.evidence.picture)}"
     if alert.runners_up:
         yield f"or {_runners_up(alert)}"

@@ -25,6 +25,14 @@ from tests.support import embedding, unit
 
 REQUIRED = ("--purpose", "theft", "--legal-basis", "legitimate-interests", "--expire", "90d")
 ROOT = Path(__file__).parents[2]
+# Whoever runs the tests in the background may ignore Ctrl-C, and children inherit that. They undo it themselves: with
+# preexec_fn we would be forked as we are, in the middle of what gRPC's threads do.
+FOLLOWING = (
+    sys.executable,
+    "-c",
+    "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "runpy.run_module('clients.cli', run_name='__main__', alter_sys=True)",
+)
 
 
 def raise_one(poi: Poi, store: str, appearance: str) -> str:
@@ -207,13 +215,7 @@ def test_following_starts_in_the_past_and_its_cursor_goes_on(poi: Poi) -> None:
 
 
 def test_following_goes_on_when_its_server_is_killed(poi: Poi) -> None:
-    # Whoever runs the tests in the background may ignore Ctrl-C, and children inherit that. They undo it themselves:
-    # with preexec_fn we would be forked as we are, in the middle of what gRPC's threads do.
-    program = (
-        "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "runpy.run_module('clients.cli', run_name='__main__', alter_sys=True)"
-    )
-    command = [sys.executable, "-c", program, "--store", "s-kill", "alerts", "--follow", "--json"]
+    command = [*FOLLOWING, "--store", "s-kill", "alerts", "--follow", "--json"]
     raise_one(poi, "s-kill", "before")
     with subprocess.Popen(
         [*command, "--since", "1m"],
@@ -299,6 +301,41 @@ def test_what_fails_is_one_line_with_the_reason(poi: Poi, photos: dict[str, Path
     assert poi.fails("match", tmp_path / "absent.jpg").endswith("absent.jpg: No such file or directory")
     assert "not an id of stores/{store}" in poi.fails("--store", "no/store", "list")
     assert "threshold" in poi.fails("enrol", "X", photos["woman"], "--threshold", "7", *REQUIRED)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("targets", "show", "no id"),
+        ("deliveries", "no id"),
+        ("dead-letters", "replay", "no id"),
+        ("--store", "no/store", "targets", "list"),
+        ("--store", "no/store", "alert-settings"),
+    ],
+    ids=" ".join,
+)
+def test_an_id_that_is_none_is_one_line_too(poi: Poi, command: tuple[str, ...]) -> None:
+    assert "not an id of stores/{store}" in poi.fails(*command)
+
+
+def test_what_others_wrote_cannot_write_to_the_terminal(poi: Poi) -> None:
+    raise_one(poi, "s-escape", "a1")
+    (alert,) = poi.json("--store", "s-escape", "alerts")["alerts"]
+    name = alert["name"].rpartition("/")[2]
+    told = poi("--store", "s-escape", "ack", name, "--actor", "me\x1b[2J\u202e")
+    assert told.stdout == f"{name}  ACKNOWLEDGED  by me\\x1b[2J\\u202e\n"
+
+
+def test_a_reader_who_has_had_enough_is_told_nothing(poi: Poi) -> None:
+    """As `poi list | head -1`."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "clients.cli", "list", "--json"]
+    with os.fdopen(write, "w") as closed:
+        done = subprocess.run(
+            command, env={**os.environ, **poi.env}, cwd=ROOT, stdout=closed, stderr=subprocess.PIPE, text=True
+        )
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def test_a_server_that_does_not_answer_is_named(poi: Poi, monkeypatch: pytest.MonkeyPatch) -> None:
