@@ -20,7 +20,17 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from clients.replay import CameraTraffic, Evidence, Mixed, Progress, Publisher, Recording, Replay, SceneTraffic
+from clients.replay import (
+    CameraTraffic,
+    Evidence,
+    Message,
+    Mixed,
+    Progress,
+    Publisher,
+    Recording,
+    Replay,
+    SceneTraffic,
+)
 from mesh.local import Broker
 
 Key = tuple[str, str]  # topic, timestamp in the payload
@@ -270,6 +280,24 @@ def test_cameras_without_a_clip_draw_their_boxes(broker: Broker) -> None:
     evidence = Evidence()
     Replay(CameraTraffic(cameras=1, seconds=0.1), broker.url, evidence=evidence, linger_s=0).run()
     jpeg = evidence.frame("Camera_01")
+    assert jpeg is not None
+    assert cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) is not None
+
+
+@pytest.mark.parametrize(
+    "objects",
+    [
+        {"person": [{"id": 1, "bounding_box_px": [10, 20, 30, 40]}]},
+        {"person": [{"id": 1, "sub_objects": None}]},
+        {"face": [{"id": 1, "bounding_box_px": {"x": 10, "y": 20, "width": 30, "height": 40}}]},
+        {"vehicle": []},
+    ],
+)
+def test_whatever_a_recorded_camera_saw_can_be_drawn(objects: dict[str, object]) -> None:
+    evidence = Evidence()
+    payload = orjson.dumps({"id": "c1", "timestamp": "2026-11-20T09:00:00.000Z", "objects": objects})
+    evidence.seen(Message(0.0, "scenescape/data/camera/c1", payload, "c1", 1_790_000_000_000))
+    jpeg = evidence.frame("c1")
     assert jpeg is not None
     assert cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) is not None
 
