@@ -132,6 +132,7 @@ def test_records_stream_to_a_file(outside: Poi, tmp_path: Path) -> None:
     file = tmp_path / "audit.jsonl"
     outside.output("--store", "s-audit", "audit", "export", "--out", file)
     assert any("PoiService/ListPois" in line for line in file.read_text().splitlines())
+    outside.fails("audit", "export", "--out", tmp_path / "refused.jsonl", "--by", "x" * 501)
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
 
