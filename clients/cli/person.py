@@ -12,6 +12,7 @@ from poi.v1 import erasure_pb2, erasure_pb2_grpc
 from clients.cli import output
 from clients.cli.investigate import MinSimilarity
 from clients.cli.options import Json, Limit
+from clients.cli.photos import fitted
 from clients.cli.session import Mesh, Refused, execute, pages, read_image
 from mesh import names
 
@@ -188,7 +189,7 @@ def _whom(
         return erasure_pb2.ErasedPerson(
             poi=mesh.name(names.poi, poi) if poi else "",
             appearances=[mesh.name(names.appearance, each) for each in appearances or ()],
-            photos=[read_image(each) for each in photos or ()],
+            photos=fitted([read_image(each) for each in photos or ()]),
             min_similarity=min_similarity,
         )
     except Refused as error:

@@ -11,6 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import paho.mqtt.publish
 import pytest
 import typer
@@ -80,6 +82,22 @@ def test_a_person_is_enrolled_found_on_a_photo_and_deleted(poi: Poi, photos: dic
     assert poi.output("delete", "jo") == "jo  deleted\n"
     assert poi.output("delete", "stores/store-1/pois/bo") == "bo  deleted\n"
     assert "nobody is enrolled" in poi.output("list")
+
+
+def test_photos_that_are_too_large_to_be_sent_are_made_smaller(
+    poi: Poi, photos: dict[str, Path], tmp_path: Path
+) -> None:
+    small = cv2.imread(str(photos["woman"]))
+    assert small is not None
+    large = cv2.resize(small, (3000, 3000 * small.shape[0] // small.shape[1]), interpolation=cv2.INTER_CUBIC)
+    noise = np.random.default_rng(0).integers(0, 32, large.shape, dtype=np.uint16)
+    photo = tmp_path / "phone.png"
+    cv2.imwrite(str(photo), np.minimum(large.astype(np.uint16) + noise, 255).astype(np.uint8))
+    assert photo.stat().st_size > channels.MAX_MESSAGE_BYTES
+
+    assert "no appearance found" in poi.output("search", photo)
+    assert "no appearance found" in poi.output("journey", photo, photo)
+    assert "nobody enrolled" in poi.output("match", photo)
 
 
 def enrol_one(poi: Poi, store: str, poi_id: str) -> None:
