@@ -93,6 +93,8 @@ def _start(console: Console, scene: material.Material, store: str, directory: Pa
         "POI_STORE": store,
         "POI_INGEST_GAP_SECONDS": "2",
         "POI_ALERT_DELIVERY_ALLOW_NETWORKS": '["127.0.0.0/8"]',
+        "POI_ALERT_WEBSOCKET_LISTEN": os.environ.get("POI_ALERT_WEBSOCKET_LISTEN")
+        or f"127.0.0.1:{_usual_or_free(7015)}",
     }
     if secured:
         env |= secure.settings(directory, store)

@@ -84,9 +84,9 @@ def commands(console: Console, mesh: Mesh, store: str) -> None:
     curl = 'curl --cacert $POI_TLS_CA -H "authorization: Bearer $POI_TOKEN"'
     poi, photo = ".venv/bin/poi", _shown(keep.DIRECTORY / keep.PHOTO)
     lines = [
-        "# an operator: alerts, as they come; through the gateway as REST",
+        "# an operator: alerts, as they come, through the gateway; the same as REST",
         f". {operator}",
-        f"{poi} alerts --follow",
+        f"{poi} --gateway $GATEWAY alerts --follow",
         f"{curl} $GATEWAY/v1/stores/{store}/alerts",
         "# what an operator may not: PERMISSION_DENIED, or 403; without a token: 401; of another store: 404",
         f"{poi} search {photo}",

@@ -141,14 +141,15 @@ def commands(console: Console, mesh: Mesh, store: str) -> None:
         f"{curl} -d {parent} {alerts}/poi.v1.AlertService/StreamAlerts",
         *(
             [
-                "# the same as REST, through the gateway",
+                "# the same through the gateway, as from outside: REST, or the command line of the project",
                 f"curl http://{mesh.gateway.gateway}/v1/stores/{store}/pois",
                 f"curl -N http://{mesh.gateway.gateway}/v1/stores/{store}/alerts:stream",
+                f".venv/bin/poi --store {store} --gateway http://{mesh.gateway.gateway} alerts --follow",
             ]
             if mesh.gateway
             else []
         ),
-        "# the same with the command line of the project",
+        "# the command line on the servers themselves",
         *([f"export {' '.join(elsewhere)}"] if elsewhere else []),
         f".venv/bin/poi --store {store} status",
         f".venv/bin/poi --store {store} alerts --follow",

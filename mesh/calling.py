@@ -11,6 +11,9 @@ import grpc
 STORE_HEADER: Final = "poi-store"
 """Whose stream it is, for balancers: where a store's state is in memory, its streams go to one replica."""
 
+SERVICE_HEADER: Final = "poi-service"
+"""Whose health a client asks the gateway for ("match"): all servers have that one contract."""
+
 _Continuation = Callable[[grpc.aio.ClientCallDetails, Any], Awaitable[Any]]
 
 

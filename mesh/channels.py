@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -65,22 +66,7 @@ def connect(
     deadline unless given one. Until the server is there, calls wait; but a stream to xds:///... is UNAVAILABLE then:
     its owner opens it again. Every call carries `metadata` (who calls, and why). Close with `await channel.close()`.
     """
-    options: list[tuple[str, Any]] = [
-        ("grpc.max_send_message_length", max_message_bytes),
-        ("grpc.max_receive_message_length", max_message_bytes),
-        ("grpc.enable_retries", 1),
-        # A peer that vanished without a FIN is noticed in 30 s, on idle channels too.
-        ("grpc.keepalive_time_ms", 20_000),
-        ("grpc.keepalive_timeout_ms", 10_000),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.max_pings_without_data", 0),
-        # A restarted server is found within a second or so; the default backs off up to two minutes.
-        ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 1_000),
-        ("grpc.max_reconnect_backoff_ms", 1_000),
-        # ... also where it came back under another address: names are looked up again after 1 s, not 30.
-        ("grpc.dns_min_time_between_resolutions_ms", 1_000),
-    ]
+    options = _options(max_message_bytes)
     deadline = _ByControlPlane if target.startswith("xds:") else _DefaultDeadline
     if deadline is _DefaultDeadline:  # else gRPC would bind calls to it that come before the control plane
         options.append(("grpc.service_config", _SERVICE_CONFIG))
@@ -105,8 +91,73 @@ def connect(
             interceptors=[deadline(default_timeout)],
         )
 
-    bearer = [("authorization", f"Bearer {token}")] if token else []
-    return RotatingChannel(Identity(tls), make, metadata=[*calling.headers(metadata), *bearer])
+    return RotatingChannel(Identity(tls), make, metadata=[*calling.headers(metadata), *calling.headers(_bearer(token))])
+
+
+def to_gateway(
+    target: str,
+    *,
+    secure: bool,
+    ca: Path | None = None,
+    token: str = "",
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
+    default_timeout: float = 5.0,
+    metadata: Mapping[str, str] = _NONE,
+) -> grpc.aio.Channel:
+    """A channel from outside the mesh to its gateway at `target` (host:port), behind which all services are.
+
+    With `secure` the gateway must show a certificate for the host in `target`, of a root in `ca` (PEM), else of one
+    that gRPC knows; the client shows none. Raises ValueError for roots that cannot be read, for a token in the clear.
+
+    All else is as of `connect`.
+    """
+    options = [*_options(max_message_bytes), ("grpc.service_config", _SERVICE_CONFIG)]
+    if token and not secure:
+        raise ValueError("a token is sent over TLS only")
+    said = {**metadata, **_bearer(token)}
+    adding = calling.interceptors(said) if said else []
+    interceptors = [*adding, _DefaultDeadline(default_timeout)]
+    if not secure:
+        return grpc.aio.insecure_channel(target, options=options, interceptors=interceptors)
+    credentials = grpc.ssl_channel_credentials(None if ca is None else _roots(ca))
+    return grpc.aio.secure_channel(target, credentials, options=options, interceptors=interceptors)
+
+
+def _bearer(token: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {token}"} if token else {}
+
+
+def _roots(path: Path) -> bytes:
+    """gRPC takes any bytes for roots, and then never gets a connection."""
+    from cryptography import x509  # takes its time to import
+
+    try:
+        pem = path.read_bytes()
+        x509.load_pem_x509_certificates(pem)
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return pem
+
+
+def _options(max_message_bytes: int) -> list[tuple[str, Any]]:
+    return [
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.enable_retries", 1),
+        # A peer that vanished without a FIN is noticed in 30 s, on idle channels too.
+        ("grpc.keepalive_time_ms", 20_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        # A restarted server is found within a second or so; the default backs off up to two minutes.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 1_000),
+        ("grpc.max_reconnect_backoff_ms", 1_000),
+        # ... also where it came back under another address: names are looked up again after 1 s, not 30.
+        ("grpc.dns_min_time_between_resolutions_ms", 1_000),
+    ]
 
 
 def to_service(settings: ServerSettings, service: str) -> grpc.aio.Channel:

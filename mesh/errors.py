@@ -296,8 +296,12 @@ def from_rpc(error: grpc.aio.AioRpcError) -> MeshError:
         if key == _DETAILS_KEY and isinstance(value, bytes):
             with suppress(DecodeError):
                 return from_status(status_pb2.Status.FromString(value))
-    number: int = error.code().value[0]
-    return from_status(status_pb2.Status(code=number, message=error.details() or ""))
+    code, message = error.code(), error.details() or ""
+    if code is grpc.StatusCode.INTERNAL and "RST_STREAM" in message:
+        # A proxy that has lost the server behind a stream can but reset it. (Our servers' errors have details.)
+        code = grpc.StatusCode.UNAVAILABLE
+    number: int = code.value[0]
+    return from_status(status_pb2.Status(code=number, message=message))
 
 
 def _short(text: str) -> str:

@@ -25,11 +25,16 @@ from clients.cli import (
     watchlists,
 )
 from clients.cli.options import AUDIT, SERVICES
-from clients.cli.session import Mesh
+from clients.cli.session import Commands, Gateway, Mesh
 from mesh.settings import TlsFiles
 
 app = typer.Typer(
-    name="poi", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+    name="poi",
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 
 
@@ -51,6 +56,15 @@ def poi(
     alert_target: Annotated[str, _target("alert")] = SERVICES["alert"],
     ingest_target: Annotated[str, _target("ingest")] = SERVICES["ingest"],
     audit_target: Annotated[str, _target("audit")] = AUDIT,
+    gateway: Annotated[
+        str,
+        typer.Option(
+            envvar="POI_GATEWAY",
+            metavar="ADDRESS",
+            help="Instead of all these: the gateway, https://HOST[:PORT], or http:// where it has no TLS. It wants a "
+            "token and --tls-ca at most: no certificate of this tool.",
+        ),
+    ] = "",
     tls_certificate: Annotated[
         Path | None, typer.Option(envvar="POI_TLS_CERTIFICATE", help="This tool's certificate (PEM).")
     ] = None,
@@ -63,12 +77,20 @@ def poi(
 ) -> None:
     """Persons of interest: who they are, where they are, where they were."""
     targets = (embed_target, match_target, history_target, region_target, alert_target, ingest_target)
+    token = token.strip()
+    by_gateway, tls = None, None
     files = [path for path in (tls_certificate, tls_key, tls_ca) if path is not None]
-    if len(files) not in (0, 3):
+    if gateway:
+        try:
+            by_gateway = Gateway.parse(gateway, tls_ca, token=bool(token))
+        except ValueError as error:
+            raise typer.BadParameter(f"--gateway: {error}") from None
+    elif len(files) not in (0, 3):
         raise typer.BadParameter("--tls-certificate, --tls-key and --tls-ca go together")
-    tls = TlsFiles(*files) if files else None
+    elif files:
+        tls = TlsFiles(*files)
     by_name = {**dict(zip(SERVICES, targets, strict=True)), "audit": audit_target}
-    context.obj = Mesh(store, by_name, tls, token.strip(), purpose)
+    context.obj = Mesh(store, by_name, tls, by_gateway, token, purpose)
 
 
 _COMMANDS = (

@@ -20,6 +20,7 @@ from mesh.errors import from_rpc
 
 _DEFAULT_LIMIT: Final = 50
 _RECONNECT_SECONDS: Final = 0.5
+_MAX_RECONNECT_SECONDS: Final = 5.0
 _SUMMARY_SECONDS: Final = 60.0
 
 
@@ -248,12 +249,13 @@ def shift(
 async def _follow(
     stub: Any, request: alert_pb2.StreamAlertsRequest, events: Container[int], limit: int | None, as_json: bool
 ) -> None:
-    seen, reached = 0, ""
+    seen, reached, pause = 0, "", _RECONNECT_SECONDS
     try:
         while True:
             try:
                 async for response in stub.StreamAlerts(request):
                     reached = request.cursor = response.cursor  # takes the place of a start time
+                    pause = _RECONNECT_SECONDS
                     if response.event not in events:  # nor is a heartbeat
                         continue
                     _print_event(response, as_json)
@@ -264,7 +266,13 @@ async def _follow(
                 if not from_rpc(error).retryable:
                     raise
                 output.complain(f"{explain(from_rpc(error))}: connecting again")
-            await asyncio.sleep(_RECONNECT_SECONDS)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                # By its channel, which has a new certificate and gave up on the old one.
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _MAX_RECONNECT_SECONDS)
     finally:
         if reached:
             output.complain(f"go on with: poi alerts --cursor {reached}")
@@ -299,7 +307,7 @@ def _more(event: int, alert: alert_pb2.Alert) -> Iterable[str]:
         yield f"for {reason.removeprefix('ESCALATION_REASON_')}"
     if event == alert_pb2.ALERT_EVENT_SUPPRESSED:
         yield f"{alert.suppressed_count} repeats"
-    if event == alert_pb2.ALERT_EVENT_EVIDENCE:
+    if event == alert_pb2.ALERT_EVENT_EVIDENCE and alert.evidence.picture:  # erased with somebody else, it may be
         yield f"picture {output.short(alert.evidence.picture)}"
     if alert.runners_up:
         yield f"or {_runners_up(alert)}"

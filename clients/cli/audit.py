@@ -95,14 +95,17 @@ def export(
     async def run() -> int:
         count = 0
         draft = out.with_name(f"{out.name}.part")
-        async with mesh.channel("audit") as channel:
-            request = audit_pb2.ExportAuditRequest(parent=mesh.parent, filter=wanted)
-            with draft.open("w", encoding="utf-8") as file:
-                async for response in audit_pb2_grpc.AuditServiceStub(channel).ExportAudit(request):
-                    for record in response.records:
-                        file.write(MessageToJson(record, indent=None) + "\n")
-                        count += 1
-        draft.replace(out)
+        try:
+            async with mesh.channel("audit") as channel:
+                request = audit_pb2.ExportAuditRequest(parent=mesh.parent, filter=wanted)
+                with draft.open("w", encoding="utf-8") as file:
+                    async for response in audit_pb2_grpc.AuditServiceStub(channel).ExportAudit(request):
+                        for record in response.records:
+                            file.write(MessageToJson(record, indent=None) + "\n")
+                            count += 1
+            draft.replace(out)
+        finally:
+            draft.unlink(missing_ok=True)
         return count
 
     output.print_line(f"{out}: {execute(run())} records")

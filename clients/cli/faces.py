@@ -10,6 +10,7 @@ from poi.v1 import embedding_pb2, embedding_pb2_grpc, match_pb2, match_pb2_grpc
 
 from clients.cli import output
 from clients.cli.options import Json
+from clients.cli.photos import fitted
 from clients.cli.session import Mesh, Refused, execute, read_image
 
 _IMAGE_SECONDS: Final = 30.0
@@ -26,7 +27,8 @@ def match(context: typer.Context, image: Image, json: Json = False) -> None:
     mesh: Mesh = context.obj
 
     async def run() -> None:
-        detect = embedding_pb2.DetectFacesRequest(parent=mesh.parent, image=read_image(image))
+        (photo,) = fitted([read_image(image)])
+        detect = embedding_pb2.DetectFacesRequest(parent=mesh.parent, image=photo)
         async with mesh.channel("embed", seconds=_IMAGE_SECONDS) as channel:
             found = await embedding_pb2_grpc.EmbeddingServiceStub(channel).DetectFaces(detect)
         if not found.faces:

@@ -77,7 +77,8 @@ def import_pois(
         "watchlists": ";".join(watchlist or ()),
         "severity": severity.value,
     }
-    target = report or path.with_name(f"{path.resolve().name}.import.jsonl")
+    beside = path if path.name not in ("", "..") else path.resolve()  # "." has no name
+    target = report or beside.with_name(f"{beside.name}.import.jsonl")
 
     async def run() -> Counter[str]:
         entries = roster.read(path, {key: text for key, text in defaults.items() if text})

@@ -11,6 +11,7 @@ from poi.v1 import history_pb2, history_pb2_grpc
 
 from clients.cli import output
 from clients.cli.options import Cameras, Json, Limit, Since, Until, interval
+from clients.cli.photos import fitted
 from clients.cli.session import Mesh, execute, pages, read_image
 from mesh import names
 
@@ -208,10 +209,11 @@ def say_who(
     appearance: str,
 ) -> None:
     """Fills in whom a query is for: photos, a person of interest, or whoever an appearance is of."""
-    if images and len(images) == 1:
-        query.image = read_image(images[0])
-    elif images:
-        query.photos.images.extend(map(read_image, images))
+    photos = fitted([read_image(path) for path in images or ()])
+    if len(photos) == 1:
+        query.image = photos[0]
+    elif photos:
+        query.photos.images.extend(photos)
     elif poi:
         query.poi = mesh.name(names.poi, poi)
     else:

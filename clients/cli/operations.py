@@ -14,6 +14,7 @@ from poi.v1 import ingest_pb2, ingest_pb2_grpc
 from clients.cli import output
 from clients.cli.options import SERVICES, Json, Limit
 from clients.cli.session import Mesh, execute, pages
+from mesh.calling import SERVICE_HEADER
 
 _HEALTH_SECONDS: Final = 2.0
 
@@ -97,9 +98,9 @@ def status(context: typer.Context, json: Json = False) -> None:
 
     states = execute(run())
     if json:
-        print(plain_json.dumps({name: {"target": mesh.targets[name], "status": states[name]} for name in states}))
+        print(plain_json.dumps({name: {"target": mesh.where(name), "status": states[name]} for name in states}))
     else:
-        rows = [(name, mesh.targets[name], state) for name, state in states.items()]
+        rows = [(name, mesh.where(name), state) for name, state in states.items()]
         output.print_table(("SERVER", "TARGET", "STATUS"), rows, nothing="")
     if set(states.values()) != {"SERVING"}:
         raise typer.Exit(1)
@@ -109,7 +110,8 @@ async def _health(mesh: Mesh, name: str) -> str:
     channel = mesh.connect(name, _HEALTH_SECONDS)
     try:
         stub = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
-        answer = await stub.Check(health_pb2.HealthCheckRequest())
+        asked = ((SERVICE_HEADER, name),)  # for the gateway; a server answers for itself
+        answer = await stub.Check(health_pb2.HealthCheckRequest(), metadata=asked)
         state: str = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
         return state
     except grpc.aio.AioRpcError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC
@@ -16,13 +17,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-_PIPE_WIDTH: Final = 240
+_PIPE_WIDTH: Final = 10_000
+"""A table is as wide as what is in it."""
+_HIDDEN: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _STYLES: Final = {"HIGH": "bold red", "MEDIUM": "yellow", "LOW": "cyan", "SERVING": "green"}
 
 
 def complain(text: str) -> None:
     """One line on stderr."""
-    print(f"poi: {' '.join(text.split())}", file=sys.stderr, flush=True)
+    print(f"poi: {visible(' '.join(text.split()))}", file=sys.stderr, flush=True)
+
+
+def visible(text: str) -> str:
+    """Text that somebody else wrote, without what would move the cursor, or turn other text around, in a terminal."""
+    return _HIDDEN.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def print_json(message: Message, *, one_line: bool = False) -> None:
@@ -85,5 +93,5 @@ def _console() -> Console:
 
 
 def _cell(value: object) -> Text:
-    text = str(value)
+    text = visible(str(value))
     return Text(text, style=_STYLES.get(text, ""))

@@ -12,6 +12,7 @@ from poi.v1 import erasure_pb2, erasure_pb2_grpc
 from clients.cli import output
 from clients.cli.investigate import MinSimilarity
 from clients.cli.options import Json, Limit
+from clients.cli.photos import fitted
 from clients.cli.session import Mesh, Refused, execute, pages, read_image
 from mesh import names
 
@@ -143,10 +144,7 @@ def receipt(context: typer.Context, erasure: Name, out: Out = None, json: Json =
         request = erasure_pb2.GetPersonErasureRequest(name=mesh.name(names.person_erasure, erasure))
         async with mesh.channel("audit") as channel:
             found = await erasure_pb2_grpc.ErasureServiceStub(channel).GetPersonErasure(request)
-        if json:
-            output.print_json(found)
-        else:
-            _report(found, out)
+        _report(found, out, json=json)
 
     execute(run())
 
@@ -191,7 +189,7 @@ def _whom(
         return erasure_pb2.ErasedPerson(
             poi=mesh.name(names.poi, poi) if poi else "",
             appearances=[mesh.name(names.appearance, each) for each in appearances or ()],
-            photos=[read_image(each) for each in photos or ()],
+            photos=fitted([read_image(each) for each in photos or ()]),
             min_similarity=min_similarity,
         )
     except Refused as error:
@@ -221,19 +219,26 @@ def _show(found: erasure_pb2.PersonErasure) -> None:
     )
 
 
-def _report(done: erasure_pb2.PersonErasure, out: Path | None) -> None:
-    """Writes the receipt; status 1 where there is none yet."""
-    output.print_line(output.short(done.name), _state(done))
-    if done.state != erasure_pb2.ERASURE_STATE_DONE:
-        for each in done.obstacles:
+def _report(done: erasure_pb2.PersonErasure, out: Path | None, *, json: bool = False) -> None:
+    """Says how it went, and writes the receipt; without JSON, status 1 where there is none yet."""
+    is_done = done.state == erasure_pb2.ERASURE_STATE_DONE
+    if json:
+        output.print_json(done)
+    else:
+        output.print_line(output.short(done.name), _state(done))
+        for each in done.obstacles if not is_done else ():
             output.print_line(f"{each.keeper}: {each.reason}")
+    if not is_done and not json:
         raise Refused(f"it goes on by itself: `poi person receipt {output.short(done.name)}`")
-    output.print_line(f"{sum(each.count for each in done.traces)} traces removed, {len(done.remainders)} kinds stay")
-    if out is not None:
+    if not json:
+        removed = sum(each.count for each in done.traces)
+        output.print_line(f"{removed} traces removed, {len(done.remainders)} kinds stay")
+    if out is not None and is_done:
         from mesh.erasure import receipts  # with a library that takes its time to import
 
         out.write_bytes(receipts.as_file(done.receipt))
-        output.print_line(f"receipt: {out}")
+        if not json:
+            output.print_line(f"receipt: {out}")
 
 
 def _state(erasure: erasure_pb2.PersonErasure) -> str:

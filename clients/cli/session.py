@@ -11,12 +11,13 @@ from typing import Any, Final, TypeVar
 
 import grpc
 import typer
+from typer.core import TyperGroup
 
 from clients.cli.options import os_user
 from clients.cli.output import complain
 from mesh import channels, names
 from mesh.errors import FailedPrecondition, InvalidArgument, MeshError, from_rpc
-from mesh.settings import TlsFiles
+from mesh.settings import TlsFiles, split_host_port
 
 _ANSWER_SECONDS: Final = 5.0
 _MAX_PAGE: Final = 1000
@@ -28,6 +29,51 @@ class Refused(Exception):
     """What the user asked for cannot be done; the text says why."""
 
 
+class Commands(TyperGroup):
+    """All commands. What is refused before a command is executed is told in the same way."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """As of any group."""
+        try:
+            return super().invoke(ctx)
+        except Refused as error:
+            complain(str(error))
+            raise typer.Exit(1) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """The one address of a store for those outside the mesh."""
+
+    target: str
+    """host:port."""
+    secure: bool
+    """TLS."""
+    ca: Path | None
+    """The roots that its certificate is of; None for those that gRPC knows."""
+
+    @classmethod
+    def parse(cls, address: str, ca: Path | None, *, token: bool) -> Gateway:
+        """Of `https://host[:port]`, `http://host:port` or `host:port`. Raises ValueError.
+
+        An address that does not say is meant with TLS where there is a token, which would not go without, or a root.
+        """
+        scheme, found, rest = address.rpartition("://")
+        if found and scheme not in ("http", "https"):
+            raise ValueError(f"{address!r} is neither http:// nor https:// nor host:port")
+        secure = scheme == "https" if found else token or ca is not None
+        rest = rest.removesuffix("/")
+        if scheme and ":" not in rest.rpartition("]")[2]:
+            rest += ":443" if secure else ":80"
+        host, port = split_host_port(rest)
+        if not host or not port or "/" in host:
+            raise ValueError(f"{address!r} is not host:port")
+        return cls(rest, secure, ca)
+
+    def __str__(self) -> str:
+        return f"{'https' if self.secure else 'http'}://{self.target}"
+
+
 @dataclass(frozen=True, slots=True)
 class Mesh:
     """The store that commands are about, and where its servers are (by service name)."""
@@ -36,6 +82,8 @@ class Mesh:
     targets: dict[str, str]
     tls: TlsFiles | None = None
     """The certificate of this tool; None where servers ask for none."""
+    gateway: Gateway | None = None
+    """Where all servers are reached instead, from outside the mesh."""
     token: str = ""
     """Of whoever uses it."""
     purpose: str = ""
@@ -61,18 +109,32 @@ class Mesh:
 
     def connect(self, service: str, seconds: float) -> grpc.aio.Channel:
         """A channel to a server, whether it answers or not. Raises Refused for certificates that are not there."""
-        said = {"actor": os_user(), "purpose": self.purpose}
+        said = {name: value for name, value in (("actor", os_user()), ("purpose", self.purpose)) if value}
         try:
+            if self.gateway is not None:
+                return channels.to_gateway(
+                    self.gateway.target,
+                    secure=self.gateway.secure,
+                    ca=self.gateway.ca,
+                    token=self.token,
+                    default_timeout=seconds,
+                    metadata=said,
+                )
             return channels.connect(
                 self.targets[service],
                 service=service,
                 tls=self.tls,
                 token=self.token,
                 default_timeout=seconds,
-                metadata={name: value for name, value in said.items() if value},
+                metadata=said,
             )
         except ValueError as error:
-            raise Refused(f"{error} (--tls-certificate, --tls-key, --tls-ca)") from None
+            options = "--gateway https://..., --tls-ca" if self.gateway else "--tls-certificate, --tls-key, --tls-ca"
+            raise Refused(f"{error} ({options})") from None
+
+    def where(self, service: str) -> str:
+        """The address at which a server is reached, for people."""
+        return self.targets[service] if self.gateway is None else str(self.gateway)
 
     @asynccontextmanager
     async def channel(self, service: str, *, seconds: float | None = None) -> AsyncIterator[grpc.aio.Channel]:
@@ -82,6 +144,9 @@ class Mesh:
             try:
                 await asyncio.wait_for(channel.channel_ready(), _ANSWER_SECONDS)
             except TimeoutError:
+                if self.gateway is not None:
+                    why = "" if not self.gateway.secure else "; or its certificate is not for that name, or of --tls-ca"
+                    raise Refused(f"the gateway does not answer at {self.gateway} (POI_GATEWAY){why}") from None
                 where = f"{self.targets[service]} (POI_{service.upper()}_TARGET)"
                 raise Refused(f"the {service} server does not answer at {where}") from None
             yield channel
@@ -97,6 +162,8 @@ def execute(work: Coroutine[Any, Any, T]) -> T:
         complain(explain(from_rpc(error)))
     except MeshError as error:
         complain(explain(error))
+    except BrokenPipeError:
+        raise  # whoever read it has had enough: no more is said
     except (Refused, OSError) as error:
         complain(str(error))
     except KeyboardInterrupt:

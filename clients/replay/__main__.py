@@ -61,7 +61,7 @@ def main(
     except (OSError, ValueError) as error:  # TimeoutError and ConnectionError are OSErrors
         console.print(f"replay: {error}", style="red", markup=False)
         raise typer.Exit(1) from None
-    if done.unheard == done.published:
+    if 0 < done.published == done.unheard:
         console.print("replay: nobody subscribes to these topics at this broker", style="yellow")
 
 

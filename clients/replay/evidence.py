@@ -4,6 +4,7 @@ import base64
 from bisect import bisect_right
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -113,15 +114,26 @@ def _jpeg(image: Image) -> bytes:
 
 def _drawing(message: Message) -> bytes:
     image = np.full((_HEIGHT, _WIDTH, 3), 96, np.uint8)
-    for person in orjson.loads(message.payload)["objects"]["person"]:
-        _rectangle(image, person["bounding_box_px"], (60, 160, 60))
-        for face in person.get("sub_objects", {}).get("face", []):
-            _rectangle(image, face["bounding_box_px"], (60, 60, 200))
+    objects = orjson.loads(message.payload).get("objects") or {}
+    people = objects.get("person") or []
+    for person in people:
+        _rectangle(image, person, (60, 160, 60))
+    for face in (*(objects.get("face") or []), *(each for one in people for each in _faces(one))):
+        _rectangle(image, face, (60, 60, 200))
     caption = f"{message.camera} {iso(message.timestamp_ms)}"
     cv2.putText(image, caption, (16, 32), cv2.FONT_HERSHEY_SIMPLEX, 0.7, (255, 255, 255), 1, cv2.LINE_AA)
     return _jpeg(image)
 
 
-def _rectangle(image: Image, box: Mapping[str, float], colour: tuple[int, int, int]) -> None:
-    x, y, width, height = (round(box[side]) for side in ("x", "y", "width", "height"))
+def _faces(person: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return (person.get("sub_objects") or {}).get("face") or []
+
+
+def _rectangle(image: Image, seen: Mapping[str, Any], colour: tuple[int, int, int]) -> None:
+    """Of whatever has a box in pixels, as an object or as `[x, y, w, h]`."""
+    box = seen.get("bounding_box_px")
+    if not box:
+        return
+    sides = box if isinstance(box, list) else [box[side] for side in ("x", "y", "width", "height")]
+    x, y, width, height = map(round, sides)
     cv2.rectangle(image, (x, y), (x + width, y + height), colour, 2)

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
@@ -186,7 +186,7 @@ class Publisher:
         client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=protocol)
         parts = urlsplit(self.url)
         if parts.username:
-            client.username_pw_set(parts.username, parts.password)
+            client.username_pw_set(unquote(parts.username), unquote(parts.password) if parts.password else None)
         if parts.scheme == "mqtts":
             client.tls_set_context(brokers.tls_context(self.url))
         client.max_inflight_messages = 0  # no limit of paho's own: `_send_waiting` has one

@@ -2,6 +2,7 @@
 
 import gzip
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -47,13 +48,16 @@ class Recording:
             ValueError: a line is not as described above, or has no time in its payload; says which line.
         """
         lines = []
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            for number, text in enumerate(file, 1):
-                try:
-                    lines.append(Line.model_validate_json(text))
-                    _payload_ms(lines[-1])
-                except (ValidationError, ValueError) as error:
-                    raise ValueError(f"{path}, line {number} is not a recorded message: {error}") from error
+        try:
+            with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+                for number, text in enumerate(file, 1):
+                    try:
+                        lines.append(Line.model_validate_json(text))
+                        _payload_ms(lines[-1])
+                    except (ValidationError, ValueError) as error:
+                        raise ValueError(f"{path}, line {number} is not a recorded message: {error}") from error
+        except (EOFError, zlib.error) as error:  # of a copy that was cut off
+            raise ValueError(f"{path} is damaged: {error}") from error
         return cls(lines, shift=shift)
 
     @property

@@ -194,13 +194,26 @@ class Mesh:
         return channels.connect(target, service=service, tls=self.secured.files(TOOL), token=token, metadata=metadata)
 
     def client_env(self, *roles: Role, subject: str = "demo") -> dict[str, str]:
-        """The environment of a `poi` command of somebody with these roles."""
+        """The environment of a `poi` command of somebody with these roles, who stands beside the servers."""
         env = {f"POI_{name.upper()}_TARGET": service.target for name, service in self.services.items()}
         if self.secured is not None:
             from mesh.local.secured import TOOL, tls_env
 
             env |= tls_env(self.secured.files(TOOL)) | {"POI_TOKEN": self.secured.token(roles, subject)}
         return env
+
+    def outside_env(self, *roles: Role, subject: str = "demo") -> dict[str, str]:
+        """The same of somebody who reaches nothing but the gateway, and has no certificate."""
+        assert self.gateway is not None
+        if self.secured is None:
+            return {"POI_GATEWAY": f"http://{self.gateway.gateway}"}
+        from mesh.local.secured import TOOL
+
+        return {
+            "POI_GATEWAY": f"https://{self.gateway.gateway}",
+            "POI_TLS_CA": str(self.secured.files(TOOL).ca.resolve()),
+            "POI_TOKEN": self.secured.token(roles, subject),
+        }
 
     def replica(self, service: str, name: str, **env: str) -> Service:
         """Another server of the same kind on its own port, not started; the caller starts and stops it."""

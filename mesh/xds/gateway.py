@@ -17,6 +17,8 @@ from envoy_data_plane.envoy.extensions.transport_sockets.tls import v3 as tls
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
 from envoy_data_plane.google.protobuf import Any, Struct
 
+from mesh.calling import SERVICE_HEADER
+from mesh.health import SERVICE as HEALTH
 from mesh.peers import HEADER
 from mesh.settings import split_host_port
 from mesh.xds import filters, strict
@@ -231,7 +233,12 @@ def _routes(services: list[Service], edge: Edge) -> route.RouteConfiguration:
             route.VirtualHost(
                 name=NAME,
                 domains=["*"],
-                routes=[document, rest, *(item for service in services for item in routes(service))],
+                routes=[
+                    document,
+                    rest,
+                    *(_health_route(service) for service in services),
+                    *(item for service in services for item in routes(service)),
+                ],
                 typed_per_filter_config={filters.CORS: Any.pack(filters.cors_policy(edge.cors_origins))},
             )
         ],
@@ -242,6 +249,18 @@ def _routes(services: list[Service], edge: Edge) -> route.RouteConfiguration:
             )
         ],
         max_direct_response_body_size_bytes=max(4096, len(edge.openapi.encode())),
+    )
+
+
+def _health_route(service: Service) -> route.Route:
+    """Whether a service answers: grpc.health.v1, which all have, of whichever the caller names in a header.
+
+    Of a replica that is well: those that are not get no calls. Without one Envoy itself answers UNAVAILABLE.
+    """
+    asked = route.HeaderMatcher(name=SERVICE_HEADER, string_match=matcher.StringMatcher(exact=service.name))
+    return route.Route(
+        match=route.RouteMatch(path=f"/{HEALTH}/Check", headers=[asked]),
+        route=route.RouteAction(cluster=service.name, timeout=seconds(service.policy.checks.timeout_seconds)),
     )
 
 

@@ -86,6 +86,8 @@ class Policy:
 
     timeout_seconds: float = 5.0
     """Of a unary call, its repeats included, where the caller does not ask for less. Streams have none."""
+    slow: Mapping[str, float] = field(default_factory=dict, hash=False)
+    """The same of methods that take longer, by name ("EraseAppearances")."""
     connect_seconds: float = 1.0
     balancing: Balancing = Balancing()
     retries: Retries = Retries()

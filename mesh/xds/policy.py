@@ -23,22 +23,31 @@ _ALL = (
         ("poi.v1.PoiService", "poi.v1.WatchlistService", "poi.v1.MatchService"),
         Policy(timeout_seconds=20.0),
     ),
-    # A search may read cold segments.
-    Service("history", ("poi.v1.HistoryService",), Policy(timeout_seconds=15.0)),
+    # A search may read cold segments; to erase appearances is to write files anew.
+    Service(
+        "history",
+        ("poi.v1.HistoryService",),
+        Policy(timeout_seconds=15.0, slow={"EraseAppearances": 1800.0}),
+    ),
     # Who is in which zone is in memory, by store.
     Service("region", ("poi.v1.RegionService",), Policy(balancing=Balancing(Balance.RING_HASH, STORE_HEADER))),
-    # Every console and app holds a stream.
+    # Every console and app holds a stream. A target is tried out for as long as it may take to answer; sums are over a
+    # whole log.
     Service(
         "alert",
         ("poi.v1.AlertService", "poi.v1.FeedbackService", "poi.v1.DeliveryService"),
-        Policy(timeout_seconds=10.0, breakers=Breakers(requests=20_000)),
+        Policy(
+            timeout_seconds=10.0,
+            slow={"SummarizeAlerts": 60.0, "SuggestThreshold": 60.0, "TestTarget": 60.0},
+            breakers=Breakers(requests=20_000),
+        ),
     ),
     Service("ingest", ("poi.v1.IngestService",)),
     # To verify a chain is to read all of it; to erase a person is to write files anew.
     Service(
         "audit",
         ("poi.v1.AuditService", "poi.v1.ApprovalService", "poi.v1.ErasureService"),
-        Policy(timeout_seconds=900.0),
+        Policy(timeout_seconds=900.0, slow={"ErasePerson": 1800.0}),
     ),
 )
 

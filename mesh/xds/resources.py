@@ -185,12 +185,15 @@ def _outliers(outliers: Outliers) -> cluster.OutlierDetection:
 
 
 def routes(service: Service) -> Iterator[route.Route]:
-    """A route for each stream, which has no timeout, and one for the rest of each contract."""
+    """A route for each stream, which has no timeout, and each slow method, and one for the rest of each contract."""
+    slow = service.policy.slow
     for name in service.contracts:
         for method in contract(name).methods:
-            if method.client_streaming or method.server_streaming:
+            is_stream = method.client_streaming or method.server_streaming
+            if is_stream or method.name in slow:
                 path = f"/{name}/{method.name}"
-                yield route.Route(match=route.RouteMatch(path=path), route=_action(service, timeout=0))
+                timeout = 0 if is_stream else slow[method.name]
+                yield route.Route(match=route.RouteMatch(path=path), route=_action(service, timeout=timeout))
         prefix = route.RouteMatch(prefix=f"/{name}/")
         yield route.Route(match=prefix, route=_action(service, timeout=service.policy.timeout_seconds))
 

@@ -11,6 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import paho.mqtt.publish
 import pytest
 import typer
@@ -25,6 +27,14 @@ from tests.support import embedding, unit
 
 REQUIRED = ("--purpose", "theft", "--legal-basis", "legitimate-interests", "--expire", "90d")
 ROOT = Path(__file__).parents[2]
+# Whoever runs the tests in the background may ignore Ctrl-C, and children inherit that. They undo it themselves: with
+# preexec_fn we would be forked as we are, in the middle of what gRPC's threads do.
+FOLLOWING = (
+    sys.executable,
+    "-c",
+    "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "runpy.run_module('clients.cli', run_name='__main__', alter_sys=True)",
+)
 
 
 def raise_one(poi: Poi, store: str, appearance: str) -> str:
@@ -72,6 +82,22 @@ def test_a_person_is_enrolled_found_on_a_photo_and_deleted(poi: Poi, photos: dic
     assert poi.output("delete", "jo") == "jo  deleted\n"
     assert poi.output("delete", "stores/store-1/pois/bo") == "bo  deleted\n"
     assert "nobody is enrolled" in poi.output("list")
+
+
+def test_photos_that_are_too_large_to_be_sent_are_made_smaller(
+    poi: Poi, photos: dict[str, Path], tmp_path: Path
+) -> None:
+    small = cv2.imread(str(photos["woman"]))
+    assert small is not None
+    large = cv2.resize(small, (3000, 3000 * small.shape[0] // small.shape[1]), interpolation=cv2.INTER_CUBIC)
+    noise = np.random.default_rng(0).integers(0, 32, large.shape, dtype=np.uint16)
+    photo = tmp_path / "phone.png"
+    cv2.imwrite(str(photo), np.minimum(large.astype(np.uint16) + noise, 255).astype(np.uint8))
+    assert photo.stat().st_size > channels.MAX_MESSAGE_BYTES
+
+    assert "no appearance found" in poi.output("search", photo)
+    assert "no appearance found" in poi.output("journey", photo, photo)
+    assert "nobody enrolled" in poi.output("match", photo)
 
 
 def enrol_one(poi: Poi, store: str, poi_id: str) -> None:
@@ -207,13 +233,7 @@ def test_following_starts_in_the_past_and_its_cursor_goes_on(poi: Poi) -> None:
 
 
 def test_following_goes_on_when_its_server_is_killed(poi: Poi) -> None:
-    # Whoever runs the tests in the background may ignore Ctrl-C, and children inherit that. They undo it themselves:
-    # with preexec_fn we would be forked as we are, in the middle of what gRPC's threads do.
-    program = (
-        "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "runpy.run_module('clients.cli', run_name='__main__', alter_sys=True)"
-    )
-    command = [sys.executable, "-c", program, "--store", "s-kill", "alerts", "--follow", "--json"]
+    command = [*FOLLOWING, "--store", "s-kill", "alerts", "--follow", "--json"]
     raise_one(poi, "s-kill", "before")
     with subprocess.Popen(
         [*command, "--since", "1m"],
@@ -299,6 +319,41 @@ def test_what_fails_is_one_line_with_the_reason(poi: Poi, photos: dict[str, Path
     assert poi.fails("match", tmp_path / "absent.jpg").endswith("absent.jpg: No such file or directory")
     assert "not an id of stores/{store}" in poi.fails("--store", "no/store", "list")
     assert "threshold" in poi.fails("enrol", "X", photos["woman"], "--threshold", "7", *REQUIRED)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("targets", "show", "no id"),
+        ("deliveries", "no id"),
+        ("dead-letters", "replay", "no id"),
+        ("--store", "no/store", "targets", "list"),
+        ("--store", "no/store", "alert-settings"),
+    ],
+    ids=" ".join,
+)
+def test_an_id_that_is_none_is_one_line_too(poi: Poi, command: tuple[str, ...]) -> None:
+    assert "not an id of stores/{store}" in poi.fails(*command)
+
+
+def test_what_others_wrote_cannot_write_to_the_terminal(poi: Poi) -> None:
+    raise_one(poi, "s-escape", "a1")
+    (alert,) = poi.json("--store", "s-escape", "alerts")["alerts"]
+    name = alert["name"].rpartition("/")[2]
+    told = poi("--store", "s-escape", "ack", name, "--actor", "me\x1b[2J\u202e")
+    assert told.stdout == f"{name}  ACKNOWLEDGED  by me\\x1b[2J\\u202e\n"
+
+
+def test_a_reader_who_has_had_enough_is_told_nothing(poi: Poi) -> None:
+    """As `poi list | head -1`."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "clients.cli", "list", "--json"]
+    with os.fdopen(write, "w") as closed:
+        done = subprocess.run(
+            command, env={**os.environ, **poi.env}, cwd=ROOT, stdout=closed, stderr=subprocess.PIPE, text=True
+        )
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def test_a_server_that_does_not_answer_is_named(poi: Poi, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,6 +111,13 @@ def test_a_csv_file_says_who_everybody_is(poi: Poi, photos: dict[str, Path], tmp
     assert (people["Bo"]["legalBasis"], people["Bo"]["purpose"]) == ("LEGAL_BASIS_LEGITIMATE_INTERESTS", "theft")
 
 
+def test_the_folder_one_stands_in_is_a_folder(poi: Poi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "people").mkdir()
+    monkeypatch.chdir(tmp_path / "people")
+
+    assert poi.fails("import", ".") == ".: nobody is in it"
+
+
 def test_a_file_that_is_no_roster_is_one_line(poi: Poi, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.csv"
     wrong.write_text("name,photos\nx,y\n")

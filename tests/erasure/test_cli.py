@@ -39,6 +39,9 @@ async def test_a_person_is_planned_erased_and_the_receipt_verified(scene: Scene,
     assert name in listed.output
     assert name in (await poi("person", "receipt", name)).output
     key.write_text((await poi("person", "key")).output)
+    again = tmp_path / "again.json"
+    assert name in (await poi("person", "receipt", name, "--json", "-o", str(again))).output
+    assert again.read_bytes() == receipt.read_bytes()
 
     genuine = await poi("person", "verify", str(receipt), "--key", str(key))
     assert genuine.exit_code == 0

@@ -94,6 +94,19 @@ def test_a_failed_call_without_details() -> None:
     assert told.retry_after is None
 
 
+def test_a_stream_that_a_proxy_has_reset_may_be_opened_again() -> None:
+    def failed(details: str, trailers: grpc.aio.Metadata) -> errors.MeshError:
+        return errors.from_rpc(
+            grpc.aio.AioRpcError(grpc.StatusCode.INTERNAL, grpc.aio.Metadata(), trailers, details=details)
+        )
+
+    text = "Stream removed (RST_STREAM (Received RST_STREAM with error code 2))"
+    assert failed(text, grpc.aio.Metadata()).retryable
+    ours = errors.to_status(errors.MeshError(text)).SerializeToString()
+    assert not failed(text, grpc.aio.Metadata(("grpc-status-details-bin", ours))).retryable
+    assert not failed("something else", grpc.aio.Metadata()).retryable
+
+
 def test_what_a_server_that_goes_away_has_cancelled_may_be_sent_again() -> None:
     told = errors.from_status(status_pb2.Status(code=1, message="CANCELLED"))
     assert isinstance(told, errors.Unavailable)

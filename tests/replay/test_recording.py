@@ -1,3 +1,4 @@
+import gzip
 from pathlib import Path
 
 import orjson
@@ -60,6 +61,13 @@ def test_a_line_that_is_no_message_is_named(tmp_path: Path) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_text(scene_line().model_dump_json() + '\n{"t_ms": 5, "topic": "x", "payload": {}}\n')
     with pytest.raises(ValueError, match=r"bad\.jsonl, line 2 is not a recorded message: .*no timestamp"):
+        Recording.load(path)
+
+
+def test_a_copy_that_was_cut_off_is_said_to_be_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "cut.jsonl.gz"
+    path.write_bytes(gzip.compress(scene_line().model_dump_json().encode() * 50)[:-20])
+    with pytest.raises(ValueError, match=r"cut\.jsonl\.gz"):
         Recording.load(path)
 
 

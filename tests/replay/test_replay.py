@@ -20,7 +20,17 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from clients.replay import CameraTraffic, Evidence, Mixed, Progress, Publisher, Recording, Replay, SceneTraffic
+from clients.replay import (
+    CameraTraffic,
+    Evidence,
+    Message,
+    Mixed,
+    Progress,
+    Publisher,
+    Recording,
+    Replay,
+    SceneTraffic,
+)
 from mesh.local import Broker
 
 Key = tuple[str, str]  # topic, timestamp in the payload
@@ -118,16 +128,13 @@ def test_delivers_everything_once_at_its_own_pace(broker: Broker, listen: Listen
 
 
 def test_knows_when_each_camera_message_was_published(broker: Broker) -> None:
-    # A machine that does something else publishes late; never early, and not every time.
-    for _ in range(10):
-        replay = Replay(small(), broker.url, speed=4)
-        before = time.monotonic()
-        replay.run()
-        late = lateness(replay, before, speed=4)
-        assert min(late) > -0.05
-        if max(late) < 0.3:
-            return
-    pytest.fail(f"{max(late):.2f} s late")
+    replay = Replay(small(), broker.url, speed=4)
+    before = time.monotonic()
+    progress = replay.run()
+    late = lateness(replay, before, speed=4)
+    assert min(late) > -0.05
+    # A machine that does something else publishes late, which is known too.
+    assert max(late) - min(late) <= progress.max_lag_s + 1e-6
 
 
 def lateness(replay: Replay, before: float, speed: float) -> list[float]:
@@ -240,6 +247,11 @@ def test_no_broker_is_a_clear_error(free_port: int) -> None:
         Replay(small(), f"mqtt://user:secret@127.0.0.1:{free_port}").run()
 
 
+def test_a_password_may_have_any_characters() -> None:
+    client = Publisher("mqtt://a%40b:p%2Fw%3A@127.0.0.1")._new_client(MQTTProtocolVersion.MQTTv5)
+    assert (client.username, client.password) == ("a@b", "p/w:")
+
+
 def test_cameras_answer_with_the_frame_of_their_last_message(broker: Broker, listen: Listen, shared_dir: Path) -> None:
     recording = Recording.load(shared_dir / "recordings" / "store.jsonl.gz")
     evidence = Evidence.of_recorded_store(shared_dir / "media")
@@ -250,9 +262,12 @@ def test_cameras_answer_with_the_frame_of_their_last_message(broker: Broker, lis
             listener.client.publish("scenescape/cmd/camera/Camera_99", b"getimage")
             listener.client.publish("scenescape/cmd/camera/Camera_01", b"getimage")
 
-    Replay(recording, broker.url, speed=50, evidence=evidence, on_progress=ask, linger_s=4.0).run()
-
+    replay = Replay(recording, broker.url, speed=50, evidence=evidence, on_progress=ask, linger_s=120.0)
+    thread = threading.Thread(target=replay.run)
+    thread.start()
     topic, payload = listener.messages.get(timeout=60)
+    replay.stop()
+    thread.join(60)
     assert topic == "scenescape/image/camera/Camera_01"
     answer = orjson.loads(payload)
     assert answer.keys() == {"timestamp", "image"}
@@ -270,6 +285,24 @@ def test_cameras_without_a_clip_draw_their_boxes(broker: Broker) -> None:
     evidence = Evidence()
     Replay(CameraTraffic(cameras=1, seconds=0.1), broker.url, evidence=evidence, linger_s=0).run()
     jpeg = evidence.frame("Camera_01")
+    assert jpeg is not None
+    assert cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) is not None
+
+
+@pytest.mark.parametrize(
+    "objects",
+    [
+        {"person": [{"id": 1, "bounding_box_px": [10, 20, 30, 40]}]},
+        {"person": [{"id": 1, "sub_objects": None}]},
+        {"face": [{"id": 1, "bounding_box_px": {"x": 10, "y": 20, "width": 30, "height": 40}}]},
+        {"vehicle": []},
+    ],
+)
+def test_whatever_a_recorded_camera_saw_can_be_drawn(objects: dict[str, object]) -> None:
+    evidence = Evidence()
+    payload = orjson.dumps({"id": "c1", "timestamp": "2026-11-20T09:00:00.000Z", "objects": objects})
+    evidence.seen(Message(0.0, "scenescape/data/camera/c1", payload, "c1", 1_790_000_000_000))
+    jpeg = evidence.frame("c1")
     assert jpeg is not None
     assert cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) is not None
 
