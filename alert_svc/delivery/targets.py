@@ -15,6 +15,7 @@ from poi.v1 import alert_pb2, delivery_pb2
 from alert_svc.alerts import AlertFilter, in_store
 from alert_svc.delivery import signature
 from alert_svc.delivery.addresses import Guard
+from alert_svc.delivery.webhook import address
 from mesh import names
 from mesh.errors import InvalidArgument
 
@@ -125,7 +126,13 @@ def _check(target: delivery_pb2.Target, guard: Guard) -> None:
 
 
 def _webhook(webhook: delivery_pb2.WebhookTarget, guard: Guard) -> Violations:
-    yield from _address(webhook.url, ("http", "https"), "target.webhook.url", guard)
+    wrong = list(_address(webhook.url, ("http", "https"), "target.webhook.url", guard))
+    if not wrong:
+        try:
+            address(webhook.url)
+        except ValueError:
+            wrong.append(("target.webhook.url", "is not a URL that can be posted to"))
+    yield from wrong
     try:
         signature.key(webhook.secret)
     except (ValueError, binascii.Error) as error:

@@ -89,6 +89,9 @@ async def test_secrets_are_never_shown_and_stay_where_none_is_given(
         ({"webhook": Hook(url="ftp://example.com/", secret=SECRET)}, "target.webhook.url", ""),
         ({"webhook": Hook(url="https://u:p@example.com/", secret=SECRET)}, "target.webhook.url", "user or a password"),
         ({"webhook": Hook(url="https://10.0.0.1/", secret=SECRET)}, "target.webhook.url", "private address"),
+        ({"webhook": Hook(url="http://\u2603.example/", secret=SECRET)}, "target.webhook.url", "can be posted to"),
+        ({"webhook": Hook(url="http://xn--a/", secret=SECRET)}, "target.webhook.url", "can be posted to"),
+        ({"webhook": Hook(url="http://a\x01b/", secret=SECRET)}, "target.webhook.url", "can be posted to"),
         ({"webhook": Hook(url="https://example.com/", secret="short")}, "target.webhook.secret", "16 bytes"),
         ({"webhook": Hook(url="https://example.com/", secret="whsec_!")}, "target.webhook.secret", "base64"),
         (
