@@ -131,7 +131,7 @@ async def test_a_target_that_cannot_be_used_keeps_no_other_from_delivery(
         await targets.create(made, "0-0")
     log = AlertLog(connection, retention_days=1, heartbeat=0.2)
     name = await raise_one(log, store, "a")
-    senders = Senders(Guard([ip_network("127.0.0.0/8")]), tls_context(None), "mqtt://127.0.0.1", 30)
+    senders = Senders(Guard([ip_network("127.0.0.0/8")]), tls_context(None), "mqtt://127.0.0.1", 30, 86_400)
     manager = Manager(Parts(targets, log, Limits(), 1.0), senders, None)
     manager.start()
     try:
