@@ -28,7 +28,7 @@ from alert_svc.feedback.store import ReportStore
 from alert_svc.keys import STORES, erased_key, key, log_key, window_key
 from alert_svc.policy import Policies, Policy
 from alert_svc.times import now, ns, stamp, time_key
-from alert_svc.triage import FALSE_MATCH, OPEN, STEPS, Action
+from alert_svc.triage import CONFIRMED, FALSE_MATCH, OPEN, STEPS, Action
 from mesh import names, tail
 from mesh.errors import NotFound
 from mesh.redis import Redis
@@ -38,8 +38,6 @@ _CHUNK: Final = 256
 _MAX_SCANNED: Final = 5_000
 """Records that one page of a list looks at: a filter that few pass gives a short page, not a long wait."""
 _DAY_SECONDS: Final = 86_400
-_LATE_MS: Final = 3_600_000
-"""A window is kept for so much longer than it lasts."""
 _ADDED: Final = {
     scripts.EXISTS: (False, False),
     scripts.ADDED_BEFORE: (True, False),
@@ -130,8 +128,8 @@ class AlertLog:
                 if held is None:
                     continue
                 for index, code in takes:
-                    # Whoever is a runner-up has an alert of their own once that one is rejected, which is to be tried.
-                    at = 0.0 if code == scripts.RUNNER_UP else held.match.similarity + policy.margin
+                    # Who was taken in has an alert of their own once that one is rejected, which is to be tried.
+                    at = held.match.similarity + policy.margin if code == scripts.EXISTS else 0.0
                     outcome[index] = Raised(held.name, False, *_ADDED[code], escalates_at=at)
         return [outcome[index] for index in range(len(alerts))]
 
@@ -278,8 +276,7 @@ class AlertLog:
         self, store_id: str, alerts: Sequence[alert_pb2.Alert], policy: Policy, dismissed: set[str]
     ) -> Sequence[tuple[int, bytes]]:
         keys = [key(store_id), key(store_id, "index"), log_key(store_id), key(store_id, "due")]
-        longest_ms = policy.longest_ms
-        arguments: list[str | bytes | int] = [longest_ms + _LATE_MS if longest_ms else 0]
+        arguments: list[str | bytes | int] = [policy.kept_ms]
         for alert in alerts:
             own = names.parse_alert(alert.name)[1]
             created = ns(alert.create_time)
@@ -343,11 +340,15 @@ class AlertLog:
         keys = [key(store_id), log_key(store_id), key(store_id, "due")]
         keys += [window_key(store_id, alert), reports.key(store_id), reports.index_key(store_id)]
         keys += [key(store_id, f"added:{names.parse_alert(name)[1]}") for name in takes]
-        closes = "" if alert.state in OPEN else names.parse_camera(alert.camera)[1]
+        camera = names.parse_camera(alert.camera)[1]
+        closes = "" if alert.state in OPEN else camera
         retention_ms = max(1, self._retention_ns // 1_000_000)
-        after = alert.SerializeToString()
-        arguments: list[str | bytes | int] = [own, before, after, int(event), closes, due, retention_ms]
-        arguments.append(reports.packed(report) if report else b"")
+        arguments: list[str | bytes | int] = [own, before, alert.SerializeToString(), int(event), closes, due]
+        arguments += [retention_ms, reports.packed(report) if report else b""]
+        # Rejected by mistake: it takes in repeats again.
+        opens = alert.state == CONFIRMED and alert_pb2.Alert.FromString(before).state not in OPEN
+        kept_ms = (await self.policies.of(store_id)).kept_ms if opens else 0
+        arguments += [camera if kept_ms else "", ns(alert.detect_time) // 1_000_000, kept_ms]
         code = int(await self._change(keys=keys, args=arguments))
         if report and code == 1:
             metrics.count(report)

@@ -23,6 +23,7 @@ _FIELDS: Final = (
     "escalation_delay",
     "suppression_rules",
 )
+_LATE_MS: Final = 3_600_000
 _MOST_NAMES: Final = 10_000
 """Names in all rules of a store: they are read for every RaiseAlerts."""
 
@@ -77,9 +78,11 @@ class Policy:
         return Suppression(self.window_ms, self.per_camera)
 
     @property
-    def longest_ms(self) -> int:
-        """The longest window that anything may have; 0 where nothing is ever suppressed."""
-        return max([self.window_ms, *(rule.suppression.window_ms for rule in self.rules)])
+    def kept_ms(self) -> int:
+        """How long to know when alerts were opened: the longest window that anything may have, and what frames may come
+        late; 0 where nothing is ever suppressed."""
+        longest_ms = max([self.window_ms, *(rule.suppression.window_ms for rule in self.rules)])
+        return longest_ms + _LATE_MS if longest_ms else 0
 
     def updated(self, kept: alert_pb2.AlertSettings) -> Policy:
         """These, but for what a store has set."""

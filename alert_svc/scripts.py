@@ -15,6 +15,18 @@ REPEAT: Final = 3
 RUNNER_UP: Final = 4
 REJECTED: Final = 5
 
+_OPEN: Final = """
+local function open(window_key, camera, detected, id, kept)
+  local before = redis.call('HGET', window_key, camera)
+  if not before or tonumber(detected) >= tonumber(string.match(before, '^%d+')) then
+    redis.call('HSET', window_key, camera, string.format('%.0f', detected) .. ' ' .. id)
+  end
+  if redis.call('PTTL', window_key) < kept then redis.call('PEXPIRE', window_key, kept) end
+end
+"""
+"""Lua: `open(windows, camera, detect ms, id, how long windows are kept in ms)`: an alert takes in what is within its
+window, unless a later one does."""
+
 # KEYS records, index, log, due, then of each candidate the windows of its person, its `added` note, and the `added`
 # notes that its runners-up would have, and at last the reports and `erased`; ARGV how long windows are kept in ms, then
 # of each candidate id, index member, snapshot, detect ms, due ms or "", camera, window in ms, the camera again where a
@@ -27,6 +39,7 @@ REJECTED: Final = 5
 # time by an hour, so that detections that come late, in a bunch, are compared by their own time.
 RAISE: Final = (
     REJECTED_LUA
+    + _OPEN
     + """
 local records, index, log, due = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local kept = tonumber(ARGV[1])
@@ -39,14 +52,18 @@ local function erased(reference)
   return until_ms and tonumber(until_ms) > now
 end
 
-local function held_by(id, added_key)
-  local current = redis.call('HGET', records, id)
-  if current then return current end
+-- What was said of the holder was not said of the appearances that it took in.
+local function taken_in(added_key)
   local holder = redis.call('GET', added_key)
   if not holder then return nil end
-  current = redis.call('HGET', records, holder)
-  if not current then redis.call('DEL', added_key) end
-  return current
+  local current = redis.call('HGET', records, holder)
+  if current and not rejected(KEYS[#KEYS - 1], holder) then return current end
+  redis.call('DEL', added_key)
+  return nil
+end
+
+local function held_by(id, added_key)
+  return redis.call('HGET', records, id) or taken_in(added_key)
 end
 
 -- The alert, opened closest in time, that takes in what was detected then.
@@ -73,7 +90,7 @@ local function place(id, member, snapshot, detected, due_time, camera, window, s
   if current == snapshot then return {1, current} end
   if rejected(KEYS[#KEYS - 1], id) then return {5, current or ''} end
   if current then return {0, current} end
-  current = held_by(id, added_key)
+  current = taken_in(added_key)
   if current then return {2, current} end
   for _, rival in ipairs(rivals) do
     current = not rejected(KEYS[#KEYS - 1], rival[1]) and held_by(rival[1], rival[2])
@@ -87,13 +104,7 @@ local function place(id, member, snapshot, detected, due_time, camera, window, s
   redis.call('ZADD', index, 0, member)
   redis.call('XADD', log, '*', 'event', '1', 'alert', snapshot)
   if due_time ~= '' then redis.call('ZADD', due, due_time, id) end
-  if kept > 0 then
-    local before = redis.call('HGET', window_key, camera)
-    if not before or detected >= tonumber(string.match(before, '^%d+')) then
-      redis.call('HSET', window_key, camera, string.format('%.0f', detected) .. ' ' .. id)
-    end
-    if redis.call('PTTL', window_key) < kept then redis.call('PEXPIRE', window_key, kept) end
-  end
+  if kept > 0 then open(window_key, camera, detected, id, kept) end
   return {1, snapshot}
 end
 
@@ -118,6 +129,7 @@ return answers
 # moved on meanwhile: look again.
 CHANGE: Final = (
     SAY
+    + _OPEN
     + """
 local id = ARGV[1]
 local current = redis.call('HGET', KEYS[1], id)
@@ -135,6 +147,7 @@ if ARGV[5] ~= '' then
   local held = redis.call('HGET', KEYS[4], ARGV[5])
   if held and string.match(held, ' (.+)$') == id then redis.call('HDEL', KEYS[4], ARGV[5]) end
 end
+if ARGV[9] ~= '' then open(KEYS[4], ARGV[9], ARGV[10], id, tonumber(ARGV[11])) end
 if ARGV[6] == 'remove' then
   redis.call('ZREM', KEYS[3], id)
 elseif ARGV[6] ~= 'keep' then

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -34,6 +34,7 @@ _log = structlog.get_logger(__name__)
 _FIRST_BACKOFF, _MAX_BACKOFF = 0.1, 2.0
 _CONNACK_SECONDS = 3.0
 _KEEPALIVE_SECONDS = 30
+_RESUBSCRIBE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +155,7 @@ class Mqtt:
             return f"cannot connect to {self._host}:{self._port}: {error}"
         refused = [""]
         client.on_connect = lambda c, u, flags, code, props: self._connected(client, flags, code, refused)
-        client.on_subscribe = lambda *_: self._subscribed.set()
+        client.on_subscribe = lambda c, u, mid, codes, props: self._answered(client, codes)
         client.on_disconnect = lambda *_: self._down.set()
         properties = None
         if self._protocol == MQTTProtocolVersion.MQTTv5:
@@ -211,11 +212,27 @@ class Mqtt:
             self._down.set()
             return
         self._protocol_known = True
+        self._subscribe(client)
+        self._up.set()
+
+    def _subscribe(self, client: Client) -> None:
+        if client is not self._client:
+            return
         if self._protocol == MQTTProtocolVersion.MQTTv5:
             client.subscribe([(topic, SubscribeOptions(qos=qos)) for topic, qos in self._subscriptions])
         else:
             client.subscribe(self._subscriptions)
-        self._up.set()
+
+    def _answered(self, client: Client, codes: Sequence[ReasonCode]) -> None:
+        """What the broker says of the subscriptions, in their order. What it refused is asked for again and again: who
+        may read what can be changed there without us, and the others are of use meanwhile."""
+        answers = zip(self._subscriptions, codes, strict=False)
+        refused = {topic: str(code) for (topic, _), code in answers if code.is_failure}
+        if refused:
+            _log.error("mqtt_subscriptions_refused", topics=refused, retry_in_seconds=_RESUBSCRIBE_SECONDS)
+            self._loop.call_later(_RESUBSCRIBE_SECONDS, self._subscribe, client)
+        elif client is self._client:
+            self._subscribed.set()
 
     def _attach(self, client: Client) -> None:
         """Let the event loop drive the client's socket."""

@@ -1,11 +1,12 @@
 """Makes the embeddings of all references anew, from their pictures: when the face model, or how it is run, has changed.
 
-    python -m match_svc reembed [--store ID] [--model NAME] [--prepare] [--drop]
+    python -m match_svc reembed [--store ID] [--model NAME] [--prepare] [--anew] [--drop]
 
 The new records are put beside the gallery (`poi:{gallery}:reembed:<store>`), which goes on matching. When every person
 has theirs, one script puts them in the place of the old ones, and every replica loads the registry anew: each matches
 with all of the old embeddings until it matches with all of the new ones. It can be killed and started again at any
-time. Whoever is changed or removed meanwhile is looked at again; nothing of a removed person stays.
+time: what was prepared is used, unless `--anew` says not to (the model is run in another way since). Whoever is changed
+or removed meanwhile is looked at again; nothing of a removed person stays.
 
 A reference without a picture, or on whose picture no face is found, keeps its embeddings: it goes on matching where
 they are of the same model, and is listed otherwise. Where that is all that somebody has, nothing is switched unless
@@ -129,6 +130,15 @@ class Reembedding:
         self._side = reembed_key(store)
         self._of = f"{self._side}:model"
 
+    async def prepared(self) -> int:
+        """How many have a new record of an earlier run with this model."""
+        model = cast("bytes | None", await self._redis.get(self._of))
+        return await self._redis.hlen(self._side) if model == self._model.encode() else 0
+
+    async def forget(self) -> None:
+        """Drop what an earlier run has prepared."""
+        await self._redis.delete(self._side)
+
     async def prepare(self) -> None:
         """Have a new record of everybody. Raises ReembedError."""
         before = cast("bytes | None", await self._redis.get(self._of))
@@ -233,9 +243,19 @@ class Reembedding:
 
 
 async def reembed(
-    settings: MatchServerSettings, store: str, model: str, *, prepare_only: bool, drop: bool, console: Console
+    settings: MatchServerSettings,
+    store: str,
+    model: str,
+    *,
+    prepare_only: bool,
+    drop: bool,
+    console: Console,
+    anew: bool = False,
 ) -> bool:
-    """Do it for a store; whether the gallery is, or could be, switched. Raises ReembedError, and what redis raises."""
+    """Do it for a store; whether the gallery is, or could be, switched. `anew`: without what was prepared before.
+
+    Raises ReembedError, and what redis raises.
+    """
 
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False)
@@ -253,6 +273,10 @@ async def reembed(
             say=say,
             records=Records(box_of(settings, store)),
         )
+        if anew:
+            await work.forget()
+        elif before := await work.prepared():
+            say(f"{store}: goes on with {before} persons of an earlier run; --anew makes them again")
         for _ in range(_ROUNDS):
             await work.prepare()
             found = await work.findings()
@@ -287,6 +311,7 @@ def run(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--model", default=FACE_MODEL, help="that the embedding service runs (default: %(default)s)")
     parser.add_argument("--prepare", action="store_true", help="compute, and leave the gallery as it is")
+    parser.add_argument("--anew", action="store_true", help="use nothing that an earlier run has prepared")
     parser.add_argument("--drop", action="store_true", help="switch although some persons are matched no more")
     chosen = parser.parse_args(argv)
     if chosen.model != FACE_MODEL and not chosen.prepare:
@@ -299,7 +324,13 @@ def run(argv: Sequence[str]) -> None:
     try:
         done = asyncio.run(
             reembed(
-                settings, chosen.store, chosen.model, prepare_only=chosen.prepare, drop=chosen.drop, console=console
+                settings,
+                chosen.store,
+                chosen.model,
+                prepare_only=chosen.prepare,
+                drop=chosen.drop,
+                console=console,
+                anew=chosen.anew,
             )
         )
     except ReembedError as error:

@@ -23,6 +23,7 @@ _NEVER_PUBLIC: Final[tuple[Network, ...]] = (
     ip_network("192.88.99.0/24"),  # 6to4 relays
     ip_network("64:ff9b:1::/48"),  # NAT64 inside a network
     ip_network("fec0::/10"),  # site-local, deprecated
+    ip_network("::/96"),  # IPv4-compatible, deprecated
 )
 _NAT64: Final = ip_network("64:ff9b::/96")
 
@@ -59,7 +60,10 @@ class Guard:
         Raises Refused, OSError (no such host).
         """
         loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+        try:
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+        except UnicodeError:  # an empty label, or one that is too long
+            raise OSError(f"{host[:100]!r} is no name of a host") from None
         addresses = dict.fromkeys(str(entry[4][0]) for entry in found)
         allowed = [text for text in addresses if self.allows(ip_address(text))]
         if not allowed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from poi.v1 import delivery_pb2_grpc
 
@@ -29,6 +29,8 @@ from mesh.vault.resealing import keep_sealed
 
 if TYPE_CHECKING:
     from alert_svc.delivery.entrance import Entrance
+
+_DAY_SECONDS: Final = 86_400
 
 
 async def add(
@@ -58,7 +60,8 @@ async def add(
         tls = webhook.tls_context(str(ca_file) if ca_file else None)
     except (OSError, ssl.SSLError) as error:
         refuse(program_name(type(settings)), f"delivery_ca_file: {ca_file}: {error}")
-    senders = Senders(guard, tls, settings.mqtt_url, settings.delivery_timeout_seconds)
+    retention_seconds = settings.retention_days * _DAY_SECONDS
+    senders = Senders(guard, tls, settings.mqtt_url, settings.delivery_timeout_seconds, retention_seconds)
     websocket = None
     if settings.websocket_listen:
         websocket = WebSocketServer(

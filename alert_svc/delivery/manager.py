@@ -6,6 +6,7 @@ import asyncio
 from contextlib import aclosing
 from typing import NamedTuple
 
+import structlog
 from poi.v1 import delivery_pb2
 
 from alert_svc.cancelling import leave_if_cancelled
@@ -13,6 +14,8 @@ from alert_svc.delivery.senders import Senders
 from alert_svc.delivery.websocket import WebSocketServer
 from alert_svc.delivery.worker import Parts, Worker
 from mesh.aio import Background
+
+_log = structlog.get_logger(__name__)
 
 
 class _Running(NamedTuple):
@@ -63,7 +66,12 @@ class Manager:
                 self._start(target)
 
     def _start(self, target: delivery_pb2.Target) -> None:
-        sender = self._senders.make(target)
+        try:
+            sender = self._senders.make(target)
+        except Exception:
+            # Kept by a release that checked less, or a fault of ours: no other target must wait for this one.
+            _log.exception("target_unusable", target=target.name)
+            return
         if sender is not None:
             worker = Worker(target, sender, self._parts)
             task = self._background.start(f"deliver to {target.name}", worker.run)

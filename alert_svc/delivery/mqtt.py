@@ -7,13 +7,17 @@ costs nothing that matters. Nothing of a lost connection is sent again by paho: 
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
+import time
 from ipaddress import ip_address
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from poi.v1 import delivery_pb2
 
@@ -22,16 +26,28 @@ from alert_svc.delivery.sender import Failed, Message
 from mesh import brokers, names
 
 _KEEPALIVE_SECONDS: Final = 30
+_LONGEST_SECONDS: Final = (1 << 32) - 1
 
 
 class MqttSender:
     """Publishes to one topic, over a connection that is opened when there is something to send."""
 
     def __init__(
-        self, target: delivery_pb2.MqttTarget, own_broker: str, guard: Guard, tls: ssl.SSLContext, *, timeout: float
+        self,
+        target: delivery_pb2.MqttTarget,
+        own_broker: str,
+        guard: Guard,
+        tls: ssl.SSLContext,
+        *,
+        timeout: float,
+        retention_seconds: float,
     ) -> None:
-        """`own_broker`: URL of the store's broker, which no guard looks at. `timeout`: seconds to connect in."""
+        """`own_broker`: URL of the store's broker, which no guard looks at. `timeout`: seconds to connect in.
+
+        `retention_seconds`: how long alerts are kept, from when they were raised on.
+        """
         self._target, self._tls, self._timeout = target, tls, timeout
+        self._retention_seconds = retention_seconds
         parts = urlsplit(target.broker_url or own_broker)
         self._guard = guard if target.broker_url else None
         # Files of this machine are for the store's own broker to name, not for targets.
@@ -52,8 +68,18 @@ class MqttSender:
         # An alert that was erased names nobody; what is retained of its person is cleared otherwise.
         if self._target.retain_last_state and not message.content.test and message.alert.match.poi:
             poi = names.parse_poi(message.alert.match.poi, "poi")[1]
-            confirmed.append(self._publish(client, f"{self._target.topic}/pois/{poi}", message.body, retain=True))
+            confirmed.append(self._retain(client, poi, message))
         await self._confirm(confirmed)
+
+    def _retain(self, client: Client, poi_id: str, message: Message) -> asyncio.Future[str]:
+        """As the last state of a person, until the alert is gone here as well."""
+        properties = None
+        if self._protocol == MQTTProtocolVersion.MQTTv5:
+            age = time.time() - message.alert.create_time.ToNanoseconds() / 1e9
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+            properties.MessageExpiryInterval = min(_LONGEST_SECONDS, max(1, math.ceil(self._retention_seconds - age)))
+        topic = f"{self._target.topic}/pois/{poi_id}"
+        return self._publish(client, topic, message.body, retain=True, properties=properties)
 
     async def clear(self, poi_id: str) -> None:
         """Removes the last state that the broker may have retained of a person. Raises Failed."""
@@ -78,8 +104,10 @@ class MqttSender:
             client.disconnect()
             await asyncio.shield(asyncio.to_thread(client.loop_stop))
 
-    def _publish(self, client: Client, topic: str, body: bytes, *, retain: bool) -> asyncio.Future[str]:
-        sent = client.publish(topic, body, qos=1, retain=retain)
+    def _publish(
+        self, client: Client, topic: str, body: bytes, *, retain: bool, properties: Properties | None = None
+    ) -> asyncio.Future[str]:
+        sent = client.publish(topic, body, qos=1, retain=retain, properties=properties)
         if sent.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             self._lost(client)
             raise Failed("the connection to the broker was lost")

@@ -16,12 +16,14 @@ from alert_svc.delivery.webhook import WebhookSender
 
 @dataclass(frozen=True, slots=True)
 class Senders:
-    """What senders need beside their target. `own_broker`: URL of the store's MQTT broker. `timeout`: seconds."""
+    """What senders need beside their target. `own_broker`: URL of the store's MQTT broker. `timeout`: seconds.
+    `retention_seconds`: how long alerts are kept."""
 
     guard: Guard
     tls: ssl.SSLContext
     own_broker: str
     timeout: float
+    retention_seconds: float
 
     def make(self, target: delivery_pb2.Target) -> Sender | None:
         """The sender of a target; None for one whose clients connect to us."""
@@ -29,7 +31,14 @@ class Senders:
             case "webhook":
                 return WebhookSender(target.webhook, self.guard, self.tls, timeout=self.timeout)
             case "mqtt":
-                return MqttSender(target.mqtt, self.own_broker, self.guard, self.tls, timeout=self.timeout)
+                return MqttSender(
+                    target.mqtt,
+                    self.own_broker,
+                    self.guard,
+                    self.tls,
+                    timeout=self.timeout,
+                    retention_seconds=self.retention_seconds,
+                )
             case "log":
                 return LogSender()
             case _:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import binascii
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 from urllib.parse import SplitResult, urlsplit
 
@@ -15,6 +15,7 @@ from poi.v1 import alert_pb2, delivery_pb2
 from alert_svc.alerts import AlertFilter, in_store
 from alert_svc.delivery import signature
 from alert_svc.delivery.addresses import Guard
+from alert_svc.delivery.webhook import address
 from mesh import names
 from mesh.errors import InvalidArgument
 
@@ -58,16 +59,41 @@ def changed(
     after = delivery_pb2.Target()
     after.CopyFrom(target)
     _merge(after, wanted, paths)
-    if not after.webhook.secret and target.webhook.secret:
-        after.webhook.secret = target.webhook.secret
-    if not after.mqtt.password and target.mqtt.password:
-        after.mqtt.password = target.mqtt.password
-    if kind == "webhook" and not after.webhook.headers and "webhook.headers" not in paths:
-        after.webhook.headers.update(target.webhook.headers)
+    _keep_secrets(after, target, paths)
     _check(after, guard)
+    _keep_to_their_server(after, target, wanted, paths)
     after.update_time.CopyFrom(now)
     after.etag = _new_etag()
     return after
+
+
+def _keep_secrets(after: delivery_pb2.Target, before: delivery_pb2.Target, paths: Sequence[str]) -> None:
+    """Those that an update does not give stay."""
+    if not after.webhook.secret and before.webhook.secret:
+        after.webhook.secret = before.webhook.secret
+    if before.webhook.headers and not after.webhook.headers and "webhook.headers" not in paths:
+        after.webhook.headers.update(before.webhook.headers)
+    if before.mqtt.password and not after.mqtt.password and "mqtt.password" not in paths and after.mqtt.broker_url:
+        after.mqtt.password = before.mqtt.password
+
+
+def _keep_to_their_server(
+    after: delivery_pb2.Target, before: delivery_pb2.Target, wanted: delivery_pb2.Target, paths: Sequence[str]
+) -> None:
+    """Raises InvalidArgument where kept headers, or a kept password, would be sent to another server.
+
+    They are never shown: whoever may change a target must not have them sent to a server of their own instead. The key
+    of the signature is not sent, and may stay.
+    """
+    wrong = []
+    given = bool(wanted.webhook.headers) and not {"webhook", "webhook.headers"}.isdisjoint(paths)
+    if after.webhook.headers and not given and _server(after.webhook.url) != _server(before.webhook.url):
+        wrong.append(("target.webhook.headers", "must be given again, or cleared, for another server"))
+    given = bool(wanted.mqtt.password) and not {"mqtt", "mqtt.password"}.isdisjoint(paths)
+    if after.mqtt.password and not given and _server(after.mqtt.broker_url) != _server(before.mqtt.broker_url):
+        wrong.append(("target.mqtt.password", "must be given again, or cleared, for another server"))
+    if wrong:
+        raise InvalidArgument(violations=wrong, reason="INVALID_TARGET")
 
 
 def shown(target: delivery_pb2.Target, status: delivery_pb2.TargetStatus) -> delivery_pb2.Target:
@@ -125,7 +151,13 @@ def _check(target: delivery_pb2.Target, guard: Guard) -> None:
 
 
 def _webhook(webhook: delivery_pb2.WebhookTarget, guard: Guard) -> Violations:
-    yield from _address(webhook.url, ("http", "https"), "target.webhook.url", guard)
+    wrong = list(_address(webhook.url, ("http", "https"), "target.webhook.url", guard))
+    if not wrong:
+        try:
+            address(webhook.url)
+        except ValueError:
+            wrong.append(("target.webhook.url", "is not a URL that can be posted to"))
+    yield from wrong
     try:
         signature.key(webhook.secret)
     except (ValueError, binascii.Error) as error:
@@ -157,6 +189,11 @@ def _address(url: str, schemes: tuple[str, ...], field: str, guard: Guard) -> Vi
         yield field, "must not hold a user or a password"
     elif not guard.may_be_named(parts.hostname):
         yield field, "is a private address, which the server does not allow"
+
+
+def _server(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port
 
 
 def _names_somebody(parts: SplitResult) -> bool:

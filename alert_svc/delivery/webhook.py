@@ -34,17 +34,12 @@ class WebhookSender:
         self, target: delivery_pb2.WebhookTarget, guard: Guard, tls: ssl.SSLContext, *, timeout: float
     ) -> None:
         """`timeout`: seconds for each step of a request; whoever sends limits the whole."""
-        self._target, self._guard = target, guard
-        self._url = httpx.URL(target.url)
+        self._target, self._guard, self._tls, self._timeout = target, guard, tls, timeout
+        self._url = address(target.url)
         self._port = self._url.port or {"http": 80, "https": 443}[self._url.scheme]
-        # One host for one client: a connection that is kept open is one whose address was allowed.
-        self._client = httpx.AsyncClient(
-            verify=tls,
-            trust_env=False,
-            follow_redirects=False,
-            timeout=timeout,
-            limits=httpx.Limits(max_connections=2, max_keepalive_connections=1, keepalive_expiry=30.0),
-        )
+        self._client: httpx.AsyncClient | None = None
+        self._worked = ""
+        """The address that answered last: it is tried first."""
 
     async def send(self, message: Message) -> None:
         """Posts; an answer 2xx is a success."""
@@ -54,27 +49,44 @@ class WebhookSender:
             raise Failed(str(error)) from None
         except OSError:
             raise Failed(f"there is no host {self._url.host}") from None
-        for number, address in enumerate(addresses, start=1):
+        addresses.sort(key=lambda one: one != self._worked)  # stable
+        for number, one in enumerate(addresses, start=1):
             try:
-                await self._post(address, message)
+                # The first one may not even refuse (an IPv6 address behind a network without IPv6): the last has its
+                # share of the time.
+                await self._post(one, message, self._timeout / len(addresses))
                 return
-            except httpx.ConnectError as error:
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 if number == len(addresses):
                     raise Failed(f"cannot connect to {self._url.host}:{self._port}: {_cause(error)}") from None
             except httpx.HTTPError as error:
                 raise Failed(f"no answer: {type(error).__name__}: {_cause(error)}") from None
 
     async def close(self) -> None:
-        """Ends connections."""
-        await self._client.aclose()
+        """Ends connections. Whoever sends again opens another one."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
 
-    async def _post(self, address: str, message: Message) -> None:
+    def _open(self) -> httpx.AsyncClient:
+        # One host for one client: a connection that is kept open is one whose address was allowed.
+        return httpx.AsyncClient(
+            verify=self._tls,
+            trust_env=False,
+            follow_redirects=False,
+            timeout=self._timeout,
+            limits=httpx.Limits(max_connections=2, max_keepalive_connections=1, keepalive_expiry=30.0),
+        )
+
+    async def _post(self, host: str, message: Message, connect_seconds: float) -> None:
         # To the address that was allowed, not to the name, which may resolve to another one by now. The name is still
         # what the server is asked for, and what its certificate must be of.
-        request = self._client.build_request(
+        client = self._client = self._client or self._open()
+        request = client.build_request(
             "POST",
-            self._url.copy_with(host=address),
+            self._url.copy_with(host=host),
             content=message.body,
+            timeout=httpx.Timeout(self._timeout, connect=connect_seconds),
             headers={
                 **self._target.headers,
                 "Host": self._url.netloc.decode("ascii"),
@@ -84,7 +96,8 @@ class WebhookSender:
             },
             extensions={"sni_hostname": self._url.host},
         )
-        response = await self._client.send(request, stream=True)
+        response = await client.send(request, stream=True)
+        self._worked = host
         # Read to its end the connection can be used again. The status is the answer, whatever becomes of the rest.
         with contextlib.suppress(httpx.HTTPError, TimeoutError):
             async with asyncio.timeout(_REST_SECONDS):
@@ -100,6 +113,16 @@ class WebhookSender:
                 retry_after=_retry_after(response.headers.get("retry-after", "")),
                 refused=response.status_code in _REFUSALS,
             )
+
+
+def address(url: str) -> httpx.URL:
+    """A URL as it is used. Raises ValueError for one that cannot be."""
+    try:
+        made = httpx.URL(url)
+        made.host  # noqa: B018  (decodes it, which some encoded names do not bear: idna's UnicodeError)
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise ValueError(str(error)) from None
+    return made
 
 
 def tls_context(ca_file: str | None) -> ssl.SSLContext:

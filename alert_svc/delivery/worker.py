@@ -72,8 +72,10 @@ class Worker:
     async def run(self) -> None:
         """Delivers until cancelled, or until the target is not what it was."""
         try:
-            while await self._is_current():
+            while True:
                 try:
+                    if not await self._is_current():
+                        return
                     async with lease.held(self._store.redis, owner_key(self._name), self._parts.lease_seconds) as token:
                         # Deleted, or changed, while we waited: its next worker begins where it has to.
                         if not await self._is_current():

@@ -15,7 +15,7 @@ from alert_svc.alerts import new_alert
 from alert_svc.log import AlertLog, read_entry
 from alert_svc.policy import Policy
 from alert_svc.times import now
-from alert_svc.triage import RESOLVED, Action
+from alert_svc.triage import CONFIRMED, FALSE_MATCH, RESOLVED, Action
 from mesh import local
 from mesh.errors import InvalidArgument
 from mesh.redis import Redis, connect
@@ -109,6 +109,31 @@ async def test_who_comes_back_after_the_alert_was_closed_raises_another(redis: R
     assert back.created
     (again,) = await log.raise_all("s1", [seen("a3", 20)])
     assert again[:3] == (back.alert, False, True)
+
+
+async def test_a_repeat_of_an_alert_that_was_rejected_since_raises_its_own(redis: Redis) -> None:
+    log, first, second = AlertLog(redis, retention_days=7, policy=MINUTE), seen("a1"), seen("a2", 10)
+    await log.raise_all("s1", [first])
+    (taken,) = await log.raise_all("s1", [second])
+    assert (taken.suppressed, taken.escalates_at) == (True, 0.0), "it is to be sent again"
+    await log.act(first.name, Action(FALSE_MATCH, "ann", "taller", ""))
+
+    (raised,) = await log.raise_all("s1", [second])
+    assert raised[:2] == (second.name, True)
+    (rejected,) = await log.raise_all("s1", [first])
+    assert (rejected.created, rejected.rejected) == (False, True)
+    (again,) = await log.raise_all("s1", [seen("a3", 20)])
+    assert again[:3] == (second.name, False, True)
+
+
+async def test_an_alert_that_was_rejected_by_mistake_takes_in_repeats_again(redis: Redis) -> None:
+    log, first = AlertLog(redis, retention_days=7, policy=MINUTE), seen("a1")
+    await log.raise_all("s1", [first])
+    for state in (FALSE_MATCH, CONFIRMED):
+        await log.act(first.name, Action(state, "ann", "", ""))
+    (back,) = await log.raise_all("s1", [seen("a2", 10)])
+    assert back[:3] == (first.name, False, True)
+    assert (await log.get(first.name)).suppressed_count == 1
 
 
 async def test_a_burst_of_one_person_is_one_alert_and_one_update(redis: Redis) -> None:

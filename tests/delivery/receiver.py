@@ -47,6 +47,7 @@ class Receiver:
     posts: list[Post] = field(default_factory=list)
     delay: float = 0.0
     port: int = 0
+    host: str = "127.0.0.1"
     scheme: str = "http"
 
     def __post_init__(self) -> None:
@@ -56,7 +57,7 @@ class Receiver:
 
     @property
     def url(self) -> str:
-        return f"{self.scheme}://127.0.0.1:{self.port}/hook"
+        return f"{self.scheme}://{self.host}:{self.port}/hook"
 
     @property
     def ids(self) -> list[str]:
@@ -113,7 +114,7 @@ async def receiving(receiver: Receiver, tls: ssl.SSLContext | None = None) -> As
             tasks.discard(task)
             writer.close()
 
-    server = await asyncio.start_server(handle, "127.0.0.1", receiver.port, ssl=tls)
+    server = await asyncio.start_server(handle, receiver.host, receiver.port, ssl=tls)
     receiver.port = server.sockets[0].getsockname()[1]
     receiver.scheme = "https" if tls else "http"
     try:

@@ -31,6 +31,7 @@ from alert_svc.delivery.addresses import Guard, Refused
         "::1",
         "::ffff:127.0.0.1",
         "::ffff:10.0.0.1",
+        "::127.0.0.1",
         "64:ff9b::a9fe:a9fe",
         "2002:7f00:1::",
         "fc00::1",
@@ -64,6 +65,12 @@ def test_a_network_that_is_allowed_opens_itself_only() -> None:
 @pytest.mark.parametrize("host", ["localhost", "127.1", "2130706433", "0x7f000001"])
 async def test_names_and_odd_spellings_of_this_machine_are_refused(host: str) -> None:
     with pytest.raises((Refused, socket.gaierror)):
+        await Guard().resolve(host, 80)
+
+
+@pytest.mark.parametrize("host", ["a..b", f"{'a' * 64}.example"])
+async def test_what_is_no_name_of_a_host_is_said_to_be_none(host: str) -> None:
+    with pytest.raises(OSError, match=r"is no name of a host|not known"):
         await Guard().resolve(host, 80)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from paho.mqtt.client import Client as Paho
 from paho.mqtt.client import MQTTMessage
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from poi.v1 import delivery_pb2
 
 from mesh.local import Broker, Redis
@@ -25,11 +25,13 @@ DELIVERED, PENDING = delivery_pb2.DELIVERY_STATE_DELIVERED, delivery_pb2.DELIVER
 
 
 @asynccontextmanager
-async def subscribed(broker: Broker, topic: str) -> AsyncIterator[asyncio.Queue[MQTTMessage]]:
+async def subscribed(
+    broker: Broker, topic: str, protocol: MQTTProtocolVersion = MQTTProtocolVersion.MQTTv311
+) -> AsyncIterator[asyncio.Queue[MQTTMessage]]:
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[MQTTMessage] = asyncio.Queue()
     ready = asyncio.Event()
-    paho = Paho(CallbackAPIVersion.VERSION2)
+    paho = Paho(CallbackAPIVersion.VERSION2, protocol=protocol)
 
     def connected(*_: Any) -> None:
         paho.subscribe(topic, 1)
@@ -87,6 +89,18 @@ async def test_the_last_state_of_each_person_is_retained(client: Client, broker:
         kept = await take(queue, 2)
     assert {each["alert"]["name"] for each in kept} == {each.alert for each in raised.alerts[2:]}
     assert queue.empty()
+
+
+async def test_the_broker_retains_a_state_no_longer_than_the_alert_is_kept(client: Client, broker: Broker) -> None:
+    target = delivery_pb2.MqttTarget(broker_url=broker.url, topic="kept", retain_last_state=True)
+    await client.create(mqtt=target)
+    await client.raise_numbers(range(1))
+    await settled(client, 1, DELIVERED)
+    async with subscribed(broker, "kept/#", MQTTProtocolVersion.MQTTv5) as queue, asyncio.timeout(60):
+        retained = await queue.get()
+    assert retained.retain
+    properties: Any = retained.properties
+    assert 6 * 86_400 < properties.MessageExpiryInterval <= 7 * 86_400
 
 
 async def test_a_broker_killed_and_back_gets_what_it_missed_in_order(client: Client, broker: Broker) -> None:

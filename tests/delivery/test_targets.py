@@ -80,6 +80,35 @@ async def test_secrets_are_never_shown_and_stay_where_none_is_given(
         assert secret not in alert_server.log_tail(10_000)
 
 
+async def test_hidden_values_are_not_sent_to_a_server_that_an_update_names(client: Client, receiver: Receiver) -> None:
+    hook = Hook(url="https://example.com/hook", secret=SECRET, headers={"Authorization": "hidden-value"})
+    made = await client.create(webhook=hook)
+    broker = await client.create(
+        "m", mqtt=Mqtt(broker_url="mqtt://example.com", topic="a", username="u", password="hidden-value")
+    )
+    made.etag = broker.etag = ""
+    made.webhook.url = receiver.url
+    for path in ("webhook", "webhook.url", "*"):
+        error = await fails(update(client, made, path))
+        assert isinstance(error, InvalidArgument)
+        assert [field for field, _ in error.violations] == ["target.webhook.headers"]
+    broker.mqtt.broker_url = "mqtt://127.0.0.1:1"
+    for path in ("mqtt", "mqtt.broker_url"):
+        error = await fails(update(client, broker, path))
+        assert isinstance(error, InvalidArgument)
+        assert [field for field, _ in error.violations] == ["target.mqtt.password"]
+
+    await update(client, broker, "mqtt.broker_url", "mqtt.password")
+    await update(client, made, "webhook.url", "webhook.headers")
+    assert (await client.test()).delivered
+    assert "authorization" not in receiver.posts[0].headers
+    made.webhook.url = "https://example.com/hook"
+    made.webhook.headers["Authorization"] = "another"
+    assert list((await update(client, made, "webhook")).webhook.header_names) == ["Authorization"]
+    broker.mqtt.broker_url = broker.mqtt.username = ""
+    assert (await update(client, broker, "mqtt")).mqtt.broker_url == ""
+
+
 @pytest.mark.parametrize(
     ("fields", "field", "said"),
     [
@@ -89,6 +118,9 @@ async def test_secrets_are_never_shown_and_stay_where_none_is_given(
         ({"webhook": Hook(url="ftp://example.com/", secret=SECRET)}, "target.webhook.url", ""),
         ({"webhook": Hook(url="https://u:p@example.com/", secret=SECRET)}, "target.webhook.url", "user or a password"),
         ({"webhook": Hook(url="https://10.0.0.1/", secret=SECRET)}, "target.webhook.url", "private address"),
+        ({"webhook": Hook(url="http://\u2603.example/", secret=SECRET)}, "target.webhook.url", "can be posted to"),
+        ({"webhook": Hook(url="http://xn--a/", secret=SECRET)}, "target.webhook.url", "can be posted to"),
+        ({"webhook": Hook(url="http://a\x01b/", secret=SECRET)}, "target.webhook.url", "can be posted to"),
         ({"webhook": Hook(url="https://example.com/", secret="short")}, "target.webhook.secret", "16 bytes"),
         ({"webhook": Hook(url="https://example.com/", secret="whsec_!")}, "target.webhook.secret", "base64"),
         (

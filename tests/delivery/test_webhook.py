@@ -7,12 +7,18 @@ import base64
 import hashlib
 import hmac
 import itertools
+import socket
 import time
+from contextlib import ExitStack
+from ipaddress import ip_network
 
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from poi.v1 import alert_pb2, common_pb2, delivery_pb2
 
+from alert_svc.delivery.addresses import Guard
+from alert_svc.delivery.sender import Message
+from alert_svc.delivery.webhook import WebhookSender, tls_context
 from mesh.local import Redis
 from tests.alert_svc.support import candidate, raise_alerts
 from tests.conftest import StartService
@@ -250,3 +256,30 @@ async def test_ten_thousand_alerts_to_a_slow_and_a_fast_target(client: Client, r
         return (await client.deliveries("fast", page_size=1000))[0].alert == names[-1]
 
     await until(kept, "the last delivery is noted")
+
+
+async def test_an_address_that_does_not_even_refuse_keeps_no_other_from_being_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    guard = Guard([ip_network("127.0.0.0/8")])
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(0)
+        port = silent.getsockname()[1]
+        with ExitStack() as stack:
+            for _ in range(4):  # its queue is full: whoever comes later gets no answer
+                waiting = stack.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex(("127.0.0.1", port))
+            hook = delivery_pb2.WebhookTarget(url=f"http://example.test:{port}/", secret=SECRET)
+            sender = WebhookSender(hook, guard, tls_context(None), timeout=1.0)
+
+            async def resolve(host: str, port: int) -> list[str]:
+                return ["127.0.0.1", "127.0.0.2"]
+
+            monkeypatch.setattr(guard, "resolve", resolve)
+            async with receiving(Receiver(port=port, host="127.0.0.2")) as receiver:
+                for _ in range(2):
+                    await sender.send(Message.test("stores/s/targets/t"))
+                assert len(receiver.posts) == 2
+            await sender.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from ipaddress import ip_network
 
 import pytest
 from poi.v1 import delivery_pb2
@@ -13,16 +14,23 @@ from websockets.exceptions import ConnectionClosed
 
 from alert_svc.alerts import new_alert
 from alert_svc.delivery import lease
+from alert_svc.delivery.addresses import Guard
+from alert_svc.delivery.manager import Manager
 from alert_svc.delivery.pace import Limits, Pace
 from alert_svc.delivery.sender import Message
+from alert_svc.delivery.senders import Senders
 from alert_svc.delivery.store import LeaseLost, TargetStore, cursor_of, delivery_id, just_before, owner_key
+from alert_svc.delivery.webhook import WebhookSender, tls_context
 from alert_svc.delivery.websocket import WebSocketServer
 from alert_svc.delivery.worker import Parts, Worker
 from alert_svc.log import AlertLog
 from alert_svc.times import now
 from mesh import limits, redis
+from mesh.aio import Background
 from mesh.local import Redis, free_port
 from tests.alert_svc.support import candidate
+from tests.delivery.receiver import Receiver
+from tests.delivery.support import SECRET
 from tests.support import PATIENCE, until
 
 
@@ -85,6 +93,54 @@ async def test_a_target_behind_the_end_of_the_log_goes_on_with_what_is_left(
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
     assert recorder.seen.empty()
+
+
+async def test_a_worker_that_finds_redis_away_goes_on_with_a_sender_that_works(
+    connection: redis.Redis,
+    targets: TargetStore,
+    target: delivery_pb2.Target,
+    store: str,
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log = AlertLog(connection, retention_days=1, heartbeat=0.2)
+    name, read, failures = await raise_one(log, store, "a"), targets.get, [ConnectionError("away")]
+
+    async def get(of: str) -> delivery_pb2.Target:
+        if failures:
+            raise failures.pop()
+        return await read(of)
+
+    monkeypatch.setattr(targets, "get", get)
+    hook = delivery_pb2.WebhookTarget(url=receiver.url, secret=SECRET)
+    sender = WebhookSender(hook, Guard([ip_network("127.0.0.0/8")]), tls_context(None), timeout=30)
+    background = Background()
+    background.start("deliver", Worker(target, sender, Parts(targets, log, Limits(first_backoff=0.05), 1.0)).run)
+    try:
+        await receiver.until(lambda: receiver.alerts == [name])
+    finally:
+        await background.close()
+
+
+async def test_a_target_that_cannot_be_used_keeps_no_other_from_delivery(
+    own_redis: Redis, store: str, receiver: Receiver
+) -> None:
+    connection = redis.connect(own_redis.url)
+    targets = TargetStore(connection, retention_days=1, keep=10, heartbeat=0.2)
+    for number, url in enumerate(("http://\u2603.example/", receiver.url)):  # as an earlier release has kept it
+        hook = delivery_pb2.WebhookTarget(url=url, secret=SECRET)
+        made = delivery_pb2.Target(name=f"{store}/targets/{number}", enabled=True, etag="e", webhook=hook)
+        await targets.create(made, "0-0")
+    log = AlertLog(connection, retention_days=1, heartbeat=0.2)
+    name = await raise_one(log, store, "a")
+    senders = Senders(Guard([ip_network("127.0.0.0/8")]), tls_context(None), "mqtt://127.0.0.1", 30, 86_400)
+    manager = Manager(Parts(targets, log, Limits(), 1.0), senders, None)
+    manager.start()
+    try:
+        await receiver.until(lambda: receiver.alerts == [name])
+    finally:
+        await manager.close()
+        await connection.aclose()
 
 
 async def test_who_lost_the_lease_cannot_write(targets: TargetStore, target: delivery_pb2.Target) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
 import uvloop
 
 from clients.replay import Publisher
@@ -219,3 +220,48 @@ def test_a_connection_that_is_reset_while_something_is_to_be_read_is_given_up_at
     broker.close()
     assert [payload for payload, _ in inbox.messages] == [b"last"]
     assert took < 25, "the keepalive takes twice as long"
+
+
+async def test_subscriptions_that_the_broker_refuses_are_no_connection_and_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ingest_svc.mqtt._RESUBSCRIBE_SECONDS", 0.05)
+    asked, granted = asyncio.Queue[bytes](), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async def packet() -> tuple[int, bytes]:
+            kind, length = await reader.readexactly(2)
+            return kind, await reader.readexactly(length)
+
+        await packet()
+        writer.write(b"\x20\x03\x00\x00\x00")  # CONNACK
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while True:
+                kind, content = await packet()
+                if kind == 0x82:  # SUBSCRIBE
+                    asked.put_nowait(content)
+                    code = b"\x01" if granted.is_set() else b"\x87"  # not authorized
+                    writer.write(b"\x90\x04" + content[:2] + b"\x00" + code)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    mqtt = Mqtt(
+        f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}",
+        client_id="test",
+        subscriptions=[(TOPIC, 1)],
+        on_message=Inbox().take,
+        session_expiry_seconds=600,
+        receive_maximum=100,
+    )
+    running = asyncio.create_task(mqtt.run())
+    try:
+        async with asyncio.timeout(60):
+            for _ in range(2):
+                await asked.get()
+                assert not mqtt.connected
+            granted.set()
+            await mqtt.wait_connected()
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        server.close()

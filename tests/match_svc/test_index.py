@@ -194,6 +194,29 @@ class TestQuantisedIndex(IndexTest):
 
         assert not compared
 
+    def test_one_face_that_is_like_thousands_makes_no_later_search_slow(
+        self, vectors: Floats, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (blurred,) = faces(1, 31)
+        vectors[:1000] = seen(np.repeat(blurred[None], 1000, axis=0), 32, 0.6)
+        index = QuantisedIndex(vectors)
+        limits = Limits.of(np.full(self.size, 0.6, np.float32), 0.6)
+        compared: list[int] = []
+
+        def search(self: Index, probes: Floats, limits: Limits) -> Hits:
+            compared.append(len(probes))
+            return NO_HITS
+
+        monkeypatch.setattr(ExactIndex, "search", search)
+        monkeypatch.setattr(BoundedIndex, "search", search)
+
+        index.search(blurred[None], limits)
+        assert compared == [1], "it is compared with everything"
+        for _ in range(200):
+            index.search(seen(vectors[5000:5001], 33), limits)
+
+        assert len(compared) < 100
+
     def test_of_hits_at_the_very_limit_it_misses_a_few_in_a_thousand_and_above_none(self) -> None:
         vectors = faces(16_384, 5)
         index = QuantisedIndex(vectors)

@@ -46,12 +46,21 @@ async def enrol(one: Replica, who: int) -> poi_pb2.Poi:
     )
 
 
-async def run(redis_url: str, eyes: StandIn, *, drop: bool = False, model: str = FACE_MODEL) -> tuple[bool, str]:
+async def run(
+    redis_url: str,
+    eyes: StandIn,
+    *,
+    drop: bool = False,
+    model: str = FACE_MODEL,
+    prepare: bool = False,
+    anew: bool = False,
+) -> tuple[bool, str]:
     """Whether it did it, and what it said; with another model it only prepares."""
     settings = MatchServerSettings(redis_url=redis_url, embed_target=eyes.target)
     said = StringIO()
     console = Console(file=said, soft_wrap=True)
-    done = await reembed(settings, "store-1", model, prepare_only=model != FACE_MODEL, drop=drop, console=console)
+    prepare = prepare or model != FACE_MODEL
+    done = await reembed(settings, "store-1", model, prepare_only=prepare, drop=drop, console=console, anew=anew)
     return done, said.getvalue()
 
 
@@ -147,6 +156,20 @@ async def test_after_a_kill_it_goes_on_where_it_was(redis_url: str, one: Replica
         assert (await run(redis_url, eyes))[0]
 
     assert eyes.calls == 12, "nobody was looked at twice"
+    await becomes(["p1"], lambda: one.who(unit(501)))
+
+
+async def test_what_was_prepared_long_ago_is_used_only_where_that_is_wanted(
+    redis_url: str, one: Replica, eyes: StandIn
+) -> None:
+    assert "earlier run" not in (await run(redis_url, eyes, prepare=True))[1]
+    change_the_model(eyes)  # under the same name
+
+    done, output = await run(redis_url, eyes, prepare=True)
+    assert output.splitlines()[0] == "store-1: goes on with 12 persons of an earlier run; --anew makes them again"
+    done, output = await run(redis_url, eyes, anew=True)
+
+    assert (done, "earlier run" in output) == (True, False)
     await becomes(["p1"], lambda: one.who(unit(501)))
 
 

@@ -85,7 +85,8 @@ async def test_the_broker_takes_those_it_knows_by_their_certificates(issue: Issu
 
             own = brokers.with_files(broker.url, issue("alert"))
             target = delivery_pb2.MqttTarget(topic="poi-mesh/alerts")
-            alert = MqttSender(target, own, Guard(()), ssl.create_default_context(), timeout=PATIENCE)
+            tls = ssl.create_default_context()
+            alert = MqttSender(target, own, Guard(()), tls, timeout=PATIENCE, retention_seconds=60)
             await alert.send(Message.of(delivery_pb2.DeliveryMessage(delivery="d", test=True)))
             assert (await arrived.get())[0] == "poi-mesh/alerts"
             await alert.close()
