@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from alert_svc.erasing import rewriting
 from alert_svc.erasing.rewriting import Fields, rewrite
 from mesh import redis as connections
 from mesh.purging import purge
@@ -76,6 +77,64 @@ async def test_a_log_that_loses_all_its_entries_goes_on_behind_its_end(client: R
     ((marker, fields),) = left
     assert tuple(map(int, marker.split(b"-"))) > tuple(map(int, last.split(b"-")))
     assert fields[b"event"] == b"0"
+
+
+async def test_of_two_at_once_neither_brings_back_what_the_other_took_out(client: Redis) -> None:
+    await _write(client, range(600))
+    looked, changed = asyncio.Event(), asyncio.Event()
+
+    def without(number: int) -> Any:
+        return lambda fields: None if fields[b"alert"] == b"%d" % number else fields
+
+    async def second() -> None:
+        await looked.wait()
+        await rewrite(client, LOG, without(300), 10, [])
+        changed.set()
+
+    pages = rewriting._page
+
+    async def page(redis: Redis, log: str, after: str) -> Any:
+        found = await pages(redis, log, after)
+        if asyncio.current_task() is first and not looked.is_set() and not found:
+            looked.set()
+            await changed.wait()
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rewriting, "_page", page)
+        first, other = asyncio.create_task(rewrite(client, LOG, without(200), 10, [])), asyncio.create_task(second())
+        await asyncio.gather(first, other)
+
+    after: Any = await client.xrange(LOG)
+    left = [int(fields[b"alert"]) for _, fields in after if fields[b"event"] == b"1"]
+    assert left == [number for number in range(600) if number not in (200, 300)]
+
+
+async def test_an_exchange_whose_answer_was_lost_takes_nothing_out(client: Redis) -> None:
+    await _write(client, range(20))
+    register = client.register_script
+    lost: list[bool] = []
+
+    def registering(script: str) -> Any:
+        made = register(script)
+
+        async def run(keys: Any, args: Any) -> Any:
+            answer = await made(keys=keys, args=args)
+            if not answer and not lost:  # the client sends it again
+                lost.append(True)
+                answer = await made(keys=keys, args=args)
+            return answer
+
+        return run
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(client, "register_script", registering)
+        await rewrite(client, LOG, _even, 10, [b"40"])
+
+    after: Any = await client.xrange(LOG)
+    left = [int(fields[b"alert"]) % 1_000_000 for _, fields in after if fields[b"event"] == b"1"]
+    assert lost == [True]
+    assert left == list(range(0, 20, 2))
 
 
 async def test_followers_do_not_tell_from_memory_what_is_gone(client: Redis) -> None:
