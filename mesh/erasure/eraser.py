@@ -104,7 +104,10 @@ class Eraser:
     async def _try(self, name: str) -> bool:
         """Asks all keepers; whether the erasure is done."""
         kept = await self._erasures.get(name)
-        if kept is None or kept.subject is None:
+        if kept is None:
+            return True
+        if kept.subject is None:
+            await self._erasures.close(kept.erasure)
             return True
         record, subject = kept.erasure, kept.subject
         parent = store_name(parse_person_erasure(name)[0])
