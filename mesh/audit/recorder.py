@@ -86,6 +86,10 @@ class Auditor:
             self._lost += 1
             LOST_RECORDS.inc()
 
+    def knows(self, store: str) -> bool:
+        """Whether this process has written records of the store."""
+        return store in self._chains
+
     async def close(self) -> None:
         """Writes what waits, for 5 s at most. `record` does nothing from then on."""
         if _current is self:
@@ -202,11 +206,17 @@ async def record(
 async def record_refusal(refusal: Refusal) -> None:
     """Writes what authorisation did not let through: give it to mesh.auth.AuthInterceptor as `on_refusal`."""
     actor = None if refusal.principal is None else actor_from(refusal.principal)
+    store = store_of(refusal.resource)
+    # Whoever tries one name of a store after the other must not make a chain of each.
+    own = refusal.principal is not None and store in refusal.principal.stores
+    if _current is not None and not own and not _current.knows(store):
+        store = _current.default_store
     await record(
         refusal.method,
         refusal.resource,
         refusal.error.code.name,
         actor=actor or audit_pb2.AuditActor(),
+        store=store,
         peer=refusal.peer,
         durable=False,  # a Redis that is away must not change what the caller is told
         reason=refusal.error.reason,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Callable
 from importlib import import_module
 from pathlib import Path
@@ -13,14 +14,14 @@ import pytest
 from poi.v1 import alert_pb2, audit_pb2, match_pb2, poi_pb2
 
 from mesh import redis as connections
-from mesh.audit import verify
+from mesh.audit import chain, verify
 from mesh.audit.methods import AUDITED, NOT_AUDITED
 from mesh.audit.recorder import Auditor, install, record, record_refusal
 from mesh.auth import Refusal
-from mesh.errors import PermissionDenied, Unavailable, from_rpc
+from mesh.errors import NotFound, PermissionDenied, Unavailable, from_rpc
 from mesh.local import Redis
 from mesh.principal import Principal, Role
-from tests.audit.support import ALERT, PARENT, STORE, Audited, audited, records
+from tests.audit.support import ALERT, PARENT, STORE, Audited, a_record, audited, records
 from tests.support import PATIENCE, until
 
 BEGIN, END = audit_pb2.AUDIT_PHASE_BEGIN, audit_pb2.AUDIT_PHASE_END
@@ -166,7 +167,7 @@ async def test_whom_authorisation_found_counts_not_who_they_say_they_are(redis_u
 
 async def test_what_authorisation_refuses_is_recorded(redis_url: str, principal: Principal) -> None:
     client = connections.connect(redis_url)
-    auditor = Auditor(client, "match", "mesh")
+    auditor = Auditor(client, "match", STORE)
     install(auditor)
     method, resource = "poi.v1.PoiService/DeletePoi", f"{PARENT}/pois/p1"
     error = PermissionDenied("you may not do this", reason="ROLE_MISSING")
@@ -179,6 +180,25 @@ async def test_what_authorisation_refuses_is_recorded(redis_url: str, principal:
     assert (known.actor.name, known.code, known.details["reason"]) == ("u-1", "PERMISSION_DENIED", "ROLE_MISSING")
     assert (known.resource, known.peer) == (resource, "ipv4:127.0.0.1:1")
     assert unknown.actor == audit_pb2.AuditActor()
+    await client.aclose()
+
+
+async def test_whoever_tries_names_of_stores_makes_no_chain_of_each(redis_url: str, principal: Principal) -> None:
+    client = connections.connect(redis_url)
+    auditor = Auditor(client, "match", STORE)
+    install(auditor)
+    await auditor.write("s2", a_record("of a store that is there"))
+    error = NotFound("stores/x")
+    own = dataclasses.replace(principal, stores=frozenset({"own"}))
+    for who, store in ((own, "s2"), (own, "own"), (own, "x1"), (own, "x2"), (None, "x3")):
+        await record_refusal(Refusal(who, "poi.v1.PoiService/GetPoi", f"stores/{store}/pois/p1", error, ""))
+    await auditor.close()
+
+    assert await chain.stores(client) == ["own", STORE, "s2"]
+    assert [one.resource for one in await records(client)] == [
+        f"stores/{store}/pois/p1" for store in ("x1", "x2", "x3")
+    ]
+    assert len(await records(client, "s2")) == 2
     await client.aclose()
 
 

@@ -162,6 +162,32 @@ async def test_a_chain_that_was_cut_back_with_its_head_is_told_by_who_wrote_it(r
     assert await faults(redis) == [(verify.WENT_BACK, 9, 9)]
 
 
+@pytest.mark.parametrize("further", [0, 1, 5])
+async def test_records_that_redis_lost_are_told_although_others_wrote_on_without_them(
+    redis: Redis, further: int
+) -> None:
+    other = chain.Chain(redis, STORE)
+    await other.append([a_record("of another process")])
+    made = await filled(redis, 7)
+    keys = [chain.log_key(STORE), chain.head_key(STORE)]
+    saved = [(key, await redis.dump(key)) for key in keys]
+    lost = await made.append([a_record("lost"), a_record("lost, too")])
+    for key, content in saved:  # as a replica that takes over, or a file that was not synced, has it
+        await redis.restore(key, 0, content or b"", replace=True)
+    for number in range(2 + further):
+        await other.append([a_record(f"afterwards {number}")])
+
+    await made.append([a_record("of who was told that it was written")])
+
+    *_, told, last = await records(redis)
+    assert (told.action, last.action) == (chain.WENT_BACK, "of who was told that it was written")
+    assert (told.details[chain.THROUGH], told.details[chain.THROUGH_HASH]) == (str(lost.sequence), lost.hash.hex())
+    at = 11 + further
+    assert await faults(redis) == [(verify.WENT_BACK, at, at)]
+    await made.append([a_record("and only once")])
+    assert await faults(redis) == [(verify.WENT_BACK, at, at)]
+
+
 async def test_a_sequence_that_was_there_once_is_not_given_again(redis: Redis) -> None:
     await filled(redis)
     kept = (await records(redis))[7]
