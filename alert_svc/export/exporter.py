@@ -61,7 +61,7 @@ class Exporter:
         archive = Archive(alert.create_time)
         try:
             await _add(archive, "alert.json", as_json(history.to_json(alert)), alert.name)
-            events = await history.read(self._redis, alert, await self._records.of(alert.name))
+            events = await history.read(self._redis, self._log.kept, alert, await self._records.of(alert.name))
             await _add(archive, "history.json", as_json({"alert": alert.name, "events": events}), alert.name)
             await self._add_pictures(archive, alert)
             return await asyncio.to_thread(archive.finish, _about(alert, record))

@@ -41,6 +41,8 @@ class SealedHash:
     """Of the value in a field."""
     revisioned: bool = False
     """Values begin with digits and a colon, which are not sealed."""
+    head: int = 0
+    """So many bytes at the beginning of a value are not sealed."""
 
 
 async def reseal(redis: Redis, vault: Vault, what: SealedHash) -> int:
@@ -48,7 +50,7 @@ async def reseal(redis: Redis, vault: Vault, what: SealedHash) -> int:
     replace = redis.register_script(_REPLACE)
     count = 0
     async for field, value in _values(redis, what.key):
-        head, content = b"", value
+        head, content = value[: what.head], value[what.head :]
         if what.revisioned:
             revision, colon, content = value.partition(b":")
             head = revision + colon
