@@ -18,6 +18,7 @@ from mesh.redis import Redis
 
 OPEN: Final = "poi:personErasures:open"
 _PLAN_SECONDS: Final = 7 * 86_400
+_PAGE: Final = 1000
 
 # KEYS erasure, index; ARGV the erasure, the subject, ms, id, request. Answers whether it was new.
 _BEGIN: Final = """
@@ -70,6 +71,13 @@ class Erasures:
     async def plan(self, store: str, token: str) -> Kept | None:
         """A plan that was shown."""
         return await self._read(_plan_key(store, token))
+
+    async def forget_plans(self, store: str, subject: erasure_pb2.TraceSubject) -> None:
+        """Removes the plans of a person who is erased: others may have been shown, and they say what there was."""
+        async for key in self._redis.scan_iter(match=_plan_key(store, "*"), count=_PAGE):
+            kept = await self._read(key.decode("ascii"))
+            if kept is not None and kept.subject is not None and _is_same(kept.subject, subject):
+                await self._redis.delete(key)
 
     async def begin(
         self, erasure: erasure_pb2.PersonErasure, subject: erasure_pb2.TraceSubject, request: str = ""
@@ -136,6 +144,10 @@ class Erasures:
             None if subject is None else erasure_pb2.TraceSubject.FromString(subject),
             kept.get(b"request", b"").decode("ascii"),
         )
+
+
+def _is_same(one: erasure_pb2.TraceSubject, other: erasure_pb2.TraceSubject) -> bool:
+    return one.poi == other.poi != "" or not set(one.appearances).isdisjoint(other.appearances)
 
 
 def erasure_name(store: str, request_id: str) -> str:

@@ -85,8 +85,13 @@ async def test_a_request_id_is_of_one_person_and_what_was_done_stays_done(scene:
     for number, poi_id in enumerate(("first", "second")):
         await scene.here.enrol(poi_id, unit(2120 + number))
     first, second = scene.eraser.person("first"), scene.eraser.person("second")
+    await scene.eraser.plan(first)
+    await _shown(scene, "first-one", 1, 2120)
     request = scene.eraser.request(first, await scene.eraser.plan(first))
     done = await scene.eraser.erase(request)
+    gone = Secrets()
+    gone.text("pois/first", "the person's name as a resource")
+    assert in_redis(scene.mesh.redis_url, gone, but=("personErasure", ":audit")) == {}, "no plan says it either"
     other = scene.eraser.request(second, await scene.eraser.plan(second))
     other.request_id = request.request_id
 
