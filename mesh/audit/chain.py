@@ -143,7 +143,8 @@ class Chain:
             if done:
                 self._end, self._known = end, True
                 return end
-            self._look_back(written, End(int(sequence), found), instead[0])
+            if self._look_back(written, End(int(sequence), found), instead[0]):
+                await _awaited(self._redis.sadd(STORES, self._store))  # which may be lost as well
 
     def _arguments(self, records: Sequence[audit_pb2.AuditRecord], trim_before: int) -> tuple[list[Any], End]:
         sequence, known = self._end
@@ -158,10 +159,11 @@ class Chain:
             previous = digest
         return arguments, End(sequence, previous)
 
-    def _look_back(self, records: list[audit_pb2.AuditRecord], found: End, instead: bytes) -> None:
+    def _look_back(self, records: list[audit_pb2.AuditRecord], found: End, instead: bytes) -> bool:
         """Goes on from the end that was found. That what this process wrote itself is gone is put on record: the chain
-        ends before it, or others went on without it and another record is `instead`."""
-        if self._known and (found.sequence < self._end.sequence or instead not in (b"", self._end.hash)):
+        ends before it, or others went on without it and another record is `instead`. Whether that is so."""
+        is_lost = self._known and (found.sequence < self._end.sequence or instead not in (b"", self._end.hash))
+        if is_lost:
             _log.error("audit_chain_went_back", store=self._store, known=self._end.sequence, found=found.sequence)
             lost = audit_pb2.AuditRecord(action=WENT_BACK, phase=audit_pb2.AUDIT_PHASE_EVENT, server=records[0].server)
             lost.record_time.GetCurrentTime()
@@ -169,6 +171,7 @@ class Chain:
             lost.details[THROUGH], lost.details[THROUGH_HASH] = str(self._end.sequence), self._end.hash.hex()
             records.insert(0, lost)
         self._end = found
+        return is_lost
 
 
 async def end_after(redis: Redis, store: str, last: int) -> End | None:

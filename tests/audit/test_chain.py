@@ -188,6 +188,16 @@ async def test_records_that_redis_lost_are_told_although_others_wrote_on_without
     assert await faults(redis) == [(verify.WENT_BACK, at, at)]
 
 
+async def test_a_chain_that_was_lost_as_a_whole_is_told_and_its_store_known_again(redis: Redis) -> None:
+    made = await filled(redis, 3)
+    await redis.flushall()
+
+    await made.append([a_record("afterwards")])
+
+    assert [record.action for record in await records(redis)] == [chain.WENT_BACK, "afterwards"]
+    assert await chain.stores(redis) == [STORE], "or nobody would trim it"
+
+
 async def test_a_sequence_that_was_there_once_is_not_given_again(redis: Redis) -> None:
     await filled(redis)
     kept = (await records(redis))[7]
