@@ -16,7 +16,7 @@ from alert_svc.keys import STORES, key, log_key
 from mesh.redis import Redis
 from mesh.tail import REWRITTEN
 from mesh.vault import Unopenable, Vault, VaultUnusable
-from mesh.vault.resealing import SealedHash
+from mesh.vault.resealing import Passes, SealedHash
 
 _log = structlog.get_logger(__name__)
 _LOOK_SECONDS: Final = 60.0
@@ -33,14 +33,13 @@ async def sealed_hashes(redis: Redis) -> list[SealedHash]:
 
 async def keep_logs_sealed(redis: Redis, vault: Vault, *, look: float = _LOOK_SECONDS) -> None:
     """The same for the logs: looks at each at the start, and whenever its store's key is another one."""
-    done: dict[str, int] = {}
+    passes = Passes(vault)
     while True:
         for store in await _stores(redis):
             try:
-                current = vault.current(store)
-                if done.get(store) != current:
+                if passes.due(store, log_key(store)):
                     await reseal_log(redis, vault, store)
-                    done[store] = current
+                    passes.made(log_key(store))
             except VaultUnusable as error:
                 _log.warning("not_resealed", key=log_key(store), why=error.message)
         await asyncio.sleep(look)
