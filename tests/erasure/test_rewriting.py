@@ -5,16 +5,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from poi.v1 import alert_pb2
 
+from alert_svc.alerts import new_alert
 from alert_svc.erasing import rewriting
 from alert_svc.erasing.rewriting import Fields, rewrite
+from alert_svc.evidence.sources import Sources
+from alert_svc.export.archive import Archive
+from alert_svc.export.exporter import Exporter
+from alert_svc.keys import key
+from alert_svc.log import AlertLog
+from alert_svc.times import now
 from mesh import redis as connections
+from mesh.errors import NotFound
 from mesh.purging import purge
 from mesh.redis import Redis
 from mesh.tail import StreamTail
+from tests.alert_svc.support import candidate
 
 LOG = "poi:{s1}:alerts:log"
 
@@ -197,6 +207,23 @@ async def test_a_reader_that_outlives_its_end_tells_nobody_anything_twice(client
             entry = await again
             assert entry is not None
             assert entry[1][b"alert"] == b"1000", "and not the one before again"
+
+
+async def test_a_case_file_that_was_begun_is_not_handed_out_once_the_person_is_erased(client: Redis) -> None:
+    log = AlertLog(client, retention_days=1)
+    alert = new_alert(candidate("stores/s1"), "s1", now(), "")
+    await log.raise_all("s1", [alert])
+
+    class Slow(Exporter):
+        async def _add_pictures(self, archive: Archive, alert: alert_pb2.Alert) -> None:
+            await client.delete(key("s1"))  # as an erasure does, which is done before the file is
+
+    exporter = Slow(client, log, cast("Sources", None), retention_days=1)
+
+    with pytest.raises(NotFound):
+        [piece async for piece in exporter.export(alert.name, "ann", "case 7")]
+
+    assert await client.keys("*exports*") == []
 
 
 async def test_a_purge_is_done_once_for_a_token(client: Redis) -> None:
