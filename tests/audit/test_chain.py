@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from poi.v1 import audit_pb2
 
 from mesh import redis as connections
 from mesh.audit import chain, verify
-from mesh.audit.trimming import trim
+from mesh.audit.trimming import trim, trim_forever
 from mesh.audit.verify import Verifier
 from mesh.errors import OutOfRange
 from mesh.redis import Redis
@@ -241,6 +242,35 @@ async def test_what_is_left_after_a_trim_proves_itself(redis: Redis) -> None:
     # More than was trimmed is gone: found all the same.
     await redis.xdel(chain.log_key(STORE), "6-0")
     assert await faults(redis) == [(verify.WRONG_BEGINNING, 1, 6)]
+
+
+async def test_a_record_of_a_clock_that_was_ahead_keeps_no_older_ones(redis: Redis) -> None:
+    made = await filled(redis, 3)
+    ahead = a_record("ahead")
+    ahead.record_time.FromNanoseconds(time.time_ns() + 400 * 86_400 * 10**9)
+    await made.append([ahead, a_record("behind it")])
+    middle = time.time_ns()
+    await made.append([a_record("young")])
+
+    assert await trim(redis, STORE, middle, "audit") == 5
+
+    assert [record.action for record in await records(redis)] == ["young", chain.TRIMMED]
+    assert await faults(redis) == []
+
+
+async def test_a_clock_that_is_ahead_removes_nothing(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    await filled(redis, 3)
+    years_ahead = time.time_ns() + 4000 * 86_400 * 10**9
+    monkeypatch.setattr("mesh.audit.trimming.time", SimpleNamespace(time_ns=lambda: years_ahead))
+
+    async def once(seconds: float) -> None:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr("mesh.audit.trimming.asyncio", SimpleNamespace(sleep=once))
+    with pytest.raises(asyncio.CancelledError):
+        await trim_forever(redis, 365, 3600, "audit")
+
+    assert len(await records(redis)) == 3
 
 
 async def test_another_store_has_another_beginning(redis: Redis) -> None:
