@@ -13,18 +13,18 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from poi.v1 import approval_pb2, approval_pb2_grpc, audit_pb2, poi_pb2
+from poi.v1 import approval_pb2, approval_pb2_grpc, audit_pb2, erasure_pb2, poi_pb2
 
 from mesh import redis as connections
 from mesh.approvals.interceptor import WAITS, ApprovalInterceptor
 from mesh.approvals.service import SERVICE, ApprovalServicer
 from mesh.approvals.store import Approvals
 from mesh.audit.methods import AUDITED
+from mesh.erasure.keepers import ApprovalTraces
 from mesh.errors import FailedPrecondition, from_rpc
 from mesh.interceptors.base import Rpc
 from mesh.redis import Redis
 from mesh.server import Server
-from mesh.vault import PLAIN
 from tests.audit.support import Settings, records
 from tests.match_svc.support import STORE as PARENT
 from tests.match_svc.support import Replica, replica
@@ -296,12 +296,14 @@ async def test_a_repeat_that_fails_gives_no_approval_back(eyes: Eyes) -> None:
     assert await eyes.people() == []
 
 
-async def test_what_was_cut_off_may_have_been_done_and_needs_the_same_request_or_another_approval(eyes: Eyes) -> None:
+async def test_what_was_cut_off_may_have_been_done_and_needs_the_same_request_or_another_approval(
+    eyes: Eyes, keys: Keys
+) -> None:
     await eyes.needs(enrolment=True)
     request = wanted(request_id="r-1")
     name = await eyes.asked(request)
     await eyes.approve(name)
-    approvals, context = Approvals(eyes.redis, PLAIN), _Context()
+    approvals, context = Approvals(eyes.redis, keys.vault()), _Context()
     calls: list[str] = []
 
     async def cut_off(request: poi_pb2.CreatePoiRequest, context: Any) -> None:
@@ -312,6 +314,14 @@ async def test_what_was_cut_off_may_have_been_done_and_needs_the_same_request_or
     for _ in range(2):
         with pytest.raises(asyncio.CancelledError):
             await behaviour(request, context)
+    assert await eyes.redis.keys("poi:*:approval:*:request"), "the answer of a repeat is waited for"
+    subject = erasure_pb2.TraceSubject(poi=f"{PARENT}/pois/p1")
+    person = erasure_pb2.FindTracesRequest(parent=PARENT, subject=subject)
+    keeper = ApprovalTraces(approvals, eyes.redis)
+    assert [one.count for one in (await keeper.find(person)).traces] == [1]
+    await keeper.erase(erasure_pb2.EraseTracesRequest(parent=PARENT, subject=subject, erasure="e"))
+    assert not await eyes.redis.keys("poi:*:approval:*:request"), "it holds a face"
+    assert not (await keeper.find(person)).traces
     request.request_id = "r-2"
     with pytest.raises(FailedPrecondition):
         await behaviour(request, context)
