@@ -31,6 +31,7 @@ async def main() -> None:
         ring=settings.ring,
         heartbeat=settings.heartbeat_seconds,
         policy=settings.policy,
+        box=box,
     )
     background = Background()
     background.start("sweep", lambda: sweep_forever(log, settings.sweep_seconds))

@@ -2,8 +2,8 @@
 
 **The log** is a Redis stream that others read as well, in consumer groups or with `AlertLog.follow`. Each entry has the
 fields `event` (the number of an AlertEvent, in decimal) and `alert` (the whole serialized Alert as it is after the
-event). `read_entry` reads one. Fields may be added, never changed; readers skip events that they do not know. Its id is
-the cursor of StreamAlerts. It is trimmed by age, with a note (`mesh.tail`).
+event, sealed where there is a vault). `alert_svc.kept` reads one. Fields may be added, never changed; readers skip
+events that they do not know. Its id is the cursor of StreamAlerts. It is trimmed by age, with a note (`mesh.tail`).
 
 A record and its log entry, and the report of a match that is confirmed or rejected (`alert_svc.feedback`), are written
 by one Lua script (`alert_svc.scripts`), so that there is never one without the other, whichever server dies when.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -25,6 +26,7 @@ from alert_svc.alerts import alert_id, touched
 from alert_svc.erasing import tombstones
 from alert_svc.feedback import metrics, reports
 from alert_svc.feedback.store import ReportStore
+from alert_svc.kept import Change, Kept, read_entry
 from alert_svc.keys import STORES, erased_key, key, log_key, window_key
 from alert_svc.policy import Policies, Policy
 from alert_svc.times import now, ns, stamp, time_key
@@ -33,6 +35,7 @@ from mesh import names, tail
 from mesh.errors import NotFound
 from mesh.redis import Redis
 from mesh.tail import StreamTail
+from mesh.vault import PLAIN, Box
 
 _CHUNK: Final = 256
 _MAX_SCANNED: Final = 5_000
@@ -45,14 +48,6 @@ _ADDED: Final = {
     scripts.RUNNER_UP: (False, True),
 }
 """What `Raised` says of a candidate that an alert took in: suppressed, runner_up."""
-
-
-class Change(NamedTuple):
-    """An entry of the log: where it stands, what happened, and the Alert after it as bytes."""
-
-    cursor: str
-    event: int
-    snapshot: bytes
 
 
 class Raised(NamedTuple):
@@ -81,14 +76,15 @@ class AlertLog:
         ring: int = 16_384,
         heartbeat: float = 5.0,
         policy: Policy = Policy(),  # noqa: B008  (it is frozen)
+        box: Box = PLAIN,
     ) -> None:
         """`ring` and `heartbeat` (seconds) are those of `mesh.tail.StreamTail`.
 
-        `policy` holds for stores that have none of their own.
+        `policy` holds for stores that have none of their own. `box` seals what is kept.
         """
-        self._redis = redis
+        self._redis, self.kept = redis, Kept(box)
         self.policies = Policies(redis, policy)
-        self.reports = ReportStore(redis)
+        self.reports = ReportStore(redis, self.kept)
         self._retention_ns = round(retention_days * _DAY_SECONDS * 1e9)
         self._ring, self.heartbeat = ring, heartbeat
         self._raise = redis.register_script(scripts.RAISE)
@@ -120,11 +116,11 @@ class AlertLog:
                     holders.setdefault(snapshot, []).append((index, code))
             for snapshot, takes in holders.items():
                 if others := [index for index, code in takes if code == scripts.RUNNER_UP]:
-                    holder = alert_pb2.Alert.FromString(snapshot)
+                    holder = self.kept.alert(store_id, snapshot)
                     if holder.state == FALSE_MATCH:
                         dismissed |= {alert_id(holder.match.poi, alerts[index].appearance) for index in others}
                         takes = [(index, code) for index, code in takes if code != scripts.RUNNER_UP]
-                held = await self._absorb(snapshot, [(alerts[index], code) for index, code in takes], policy)
+                held = await self._absorb(store_id, snapshot, [(alerts[index], code) for index, code in takes], policy)
                 if held is None:
                     continue
                 for index, code in takes:
@@ -135,7 +131,8 @@ class AlertLog:
 
     async def get(self, name: str) -> alert_pb2.Alert:
         """The alert as it is. Raises InvalidArgument, NotFound."""
-        return alert_pb2.Alert.FromString(await self._snapshot(*names.parse_alert(name)))
+        store_id, own = names.parse_alert(name)
+        return self.kept.alert(store_id, await self._snapshot(store_id, own), name)
 
     async def act(self, name: str, action: Action) -> alert_pb2.Alert:
         """Does something about an alert and logs it, unless it has been done already; the alert afterwards.
@@ -146,7 +143,7 @@ class AlertLog:
         store_id, own = names.parse_alert(name)
         while True:  # who comes between moves the alert on, or adds to it, which has an end
             before = await self._snapshot(store_id, own)
-            changed = action.apply(alert := alert_pb2.Alert.FromString(before), now())
+            changed = action.apply(alert := self.kept.alert(store_id, before, name), now())
             if changed is None:
                 return alert
             if await self._write(before, changed, action.event, due="remove", report=reports.of_alert(changed)):
@@ -157,7 +154,7 @@ class AlertLog:
         store_id, own = names.parse_alert(name)
         while True:
             before = await self._snapshot(store_id, own)
-            alert = alert_pb2.Alert.FromString(before)
+            alert = self.kept.alert(store_id, before, name)
             if alert.HasField("evidence"):
                 return False
             changed = touched(alert, now())
@@ -176,8 +173,8 @@ class AlertLog:
         while True:  # who comes between moves the alert on, raises it, or says something else, which has an end
             record = await self.reports.record(store_id, pair)
             before: bytes | None = await _awaited(self._redis.hget(key(store_id), pair))
-            earlier = reports.unpacked(record) if record else None
-            alert = alert_pb2.Alert.FromString(before) if before else None
+            earlier = self.kept.report(store_id, pair, record) if record else None
+            alert = self.kept.alert(store_id, before) if before else None
             report = reports.completed(said, alert, earlier)
             changed = reports.consequence(alert, report)
             if before and changed:
@@ -226,7 +223,8 @@ class AlertLog:
             members = [member.decode("ascii") for member in raw]
             snapshots: Any = await self._redis.hmget(records, [member[16:] for member in members]) if members else []
             for member, snapshot in zip(members, snapshots, strict=True):
-                if snapshot is None or not wanted(alert := alert_pb2.Alert.FromString(snapshot)):
+                alert = None if snapshot is None else self.kept.readable(store_id, snapshot)
+                if alert is None or not wanted(alert):
                     continue
                 if len(found) == limit:
                     return found, last_found
@@ -257,7 +255,8 @@ class AlertLog:
         entries = self._tail(store_id).entries(after, refuse_slow=refuse_slow)
         try:
             async for entry in entries:
-                if entry is None or tail.REWRITTEN not in entry[1]:  # that is for `mesh.tail`
+                # What is for `mesh.tail`, and what cannot be opened.
+                if entry is None or (tail.REWRITTEN not in entry[1] and b"alert" in entry[1]):
                     yield None if entry is None else read_entry(*entry)
         finally:
             await entries.aclose()
@@ -289,7 +288,7 @@ class AlertLog:
             arguments += [
                 own,
                 time_key(created) + own,
-                alert.SerializeToString(),
+                self.kept.seal(store_id, alert),
                 ns(alert.detect_time) // 1_000_000,
                 created // 1_000_000 if escalation.waits(alert) else "",
                 camera,
@@ -304,10 +303,10 @@ class AlertLog:
         return answers
 
     async def _absorb(
-        self, before: bytes, takes: Sequence[tuple[alert_pb2.Alert, int]], policy: Policy
+        self, store_id: str, before: bytes, takes: Sequence[tuple[alert_pb2.Alert, int]], policy: Policy
     ) -> alert_pb2.Alert | None:
         """Lets an alert take in candidates, each with its code; as it is then, None where it moved on meanwhile."""
-        alert = alert_pb2.Alert.FromString(before)
+        alert = self.kept.alert(store_id, before)
         # One appearance may be in a request twice.
         repeats = {each.name: each for each, code in takes if code == scripts.REPEAT}
         if repeats and alert.state not in OPEN:
@@ -343,10 +342,11 @@ class AlertLog:
         camera = names.parse_camera(alert.camera)[1]
         closes = "" if alert.state in OPEN else camera
         retention_ms = max(1, self._retention_ns // 1_000_000)
-        arguments: list[str | bytes | int] = [own, before, alert.SerializeToString(), int(event), closes, due]
-        arguments += [retention_ms, reports.packed(report) if report else b""]
+        after = self.kept.seal(store_id, alert)
+        arguments: list[str | bytes | int] = [own, before, after, int(event), closes, due, retention_ms]
+        arguments.append(self.kept.seal_report(store_id, own, report) if report else b"")
         # Rejected by mistake: it takes in repeats again.
-        opens = alert.state == CONFIRMED and alert_pb2.Alert.FromString(before).state not in OPEN
+        opens = alert.state == CONFIRMED and self.kept.alert(store_id, before).state not in OPEN
         kept_ms = (await self.policies.of(store_id)).kept_ms if opens else 0
         arguments += [camera if kept_ms else "", ns(alert.detect_time) // 1_000_000, kept_ms]
         code = int(await self._change(keys=keys, args=arguments))
@@ -370,7 +370,8 @@ class AlertLog:
         ids: list[bytes] = await _awaited(self._redis.zrangebyscore(due, 0, latest, start=0, num=_CHUNK))
         snapshots: list[bytes | None] = await _awaited(self._redis.hmget(key(store_id), ids)) if ids else []
         for waiting, before in zip(ids, snapshots, strict=True):
-            changed = before and escalation.overdue(alert_pb2.Alert.FromString(before), now())
+            alert = self.kept.readable(store_id, before) if before else None
+            changed = alert and escalation.overdue(alert, now())
             if before and changed:
                 await self._write(before, changed, alert_pb2.ALERT_EVENT_ESCALATED, due="remove")
             else:
@@ -386,13 +387,14 @@ class AlertLog:
 
     def _tail(self, store_id: str) -> StreamTail:
         # Kept as long as somebody follows it: clients choose the store, so there is no end to them.
-        made = StreamTail(self._redis, log_key(store_id), ring=self._ring, heartbeat=self.heartbeat)
+        made = StreamTail(
+            self._redis,
+            log_key(store_id),
+            ring=self._ring,
+            heartbeat=self.heartbeat,
+            opened=partial(self.kept.entry, store_id),
+        )
         return self._tails.setdefault(store_id, made)
-
-
-def read_entry(entry_id: str, fields: Mapping[bytes, bytes]) -> Change:
-    """An entry of the log, as Redis gives it."""
-    return Change(entry_id, int(fields[b"event"]), fields[b"alert"])
 
 
 async def _awaited(answer: Any) -> Any:

@@ -14,7 +14,8 @@ from poi.v1 import alert_pb2
 
 from alert_svc import metrics
 from alert_svc.alerts import AlertFilter
-from alert_svc.log import AlertLog, Change
+from alert_svc.kept import Change
+from alert_svc.log import AlertLog
 from mesh.tail import slow_client
 
 _CLOCK_SKEW_MS: Final = 60_000

@@ -13,7 +13,7 @@ import structlog
 
 from history_svc import metrics
 from history_svc.book import Book
-from history_svc.erasure import Erasure, Erasures, Receipt
+from history_svc.erasure import Erasure, Erasures, Receipt, check_repeat
 from history_svc.errors import refused
 from history_svc.frames import FrameStore
 from history_svc.quarantine import Quarantine
@@ -61,17 +61,21 @@ class Erasing:
         erasure = await self._gather(appearances, sealed | recent, "")
         return replace(erasure.receipt, id="", begun_ns=0)
 
-    async def erase(self, appearances: Collection[bytes], request_id: str, frames: Collection[str] = ()) -> Receipt:
+    async def erase(
+        self, appearances: Collection[bytes], request_id: str, frames: Collection[str] = (), content: str = ""
+    ) -> Receipt:
         """Hides these and removes them; returns when it is done. A request that was made before is only waited for.
 
-        Raises NotFound, and MeshError when the disk does not do it: then it is tried again, if it was begun at all.
+        Raises NotFound, InvalidArgument, and MeshError when the disk does not do it: then it is tried again, if it was
+        begun at all.
         """
         known = self._erasures.of_request(request_id)
         if known is None and not appearances and not frames:
             return Receipt("", request_id, 0, 0, 0, 0, 0, 0)
         if known is None:
-            known = await self._begin(appearances, request_id, frames)
+            known = await self._begin(appearances, request_id, frames, content)
             self._wake.set()
+        check_repeat(known, content)
         if known.done_ns:
             return known
         done = asyncio.get_running_loop().create_future()
@@ -103,7 +107,9 @@ class Erasing:
                         self._tell(erasure.receipt.id, error)
                     await asyncio.sleep(_RETRY_SECONDS)
 
-    async def _begin(self, appearances: Collection[bytes], request_id: str, frames: Collection[str]) -> Receipt:
+    async def _begin(
+        self, appearances: Collection[bytes], request_id: str, frames: Collection[str], content: str
+    ) -> Receipt:
         async with self._sealing.lock:
             sealed = await self._sealed_detections(appearances)
             async with self._deciding:
@@ -112,6 +118,7 @@ class Erasing:
                 if known is not None:
                     return known
                 erasure = await self._gather(appearances, sealed, request_id, frames)
+                erasure = replace(erasure, receipt=replace(erasure.receipt, content=content))
                 try:
                     await asyncio.to_thread(self._erasures.write, erasure)
                 except OSError as error:

@@ -21,6 +21,7 @@ from history_svc.quarantine import Quarantine
 from history_svc.records import Erased, Frame
 from history_svc.sealed import files
 from history_svc.segments import fsync_directory
+from mesh.errors import InvalidArgument
 
 _log = structlog.get_logger(__name__)
 _SUFFIX: Final = ".json"
@@ -44,6 +45,16 @@ class Receipt:
     frames: int
     files: int = 0
     quarantined: int = 0
+    content: str = ""
+    """Digest of what was asked for; "" where that is not told apart."""
+
+
+def check_repeat(known: Receipt, content: str) -> None:
+    """Raises InvalidArgument where the request id of a known erasure comes with another content."""
+    if content and known.content not in ("", content):
+        raise InvalidArgument(
+            violations=[("request_id", "was used to erase something else")], reason="REQUEST_ID_REUSED"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,14 +70,17 @@ class HistoryErasing(Protocol):
     async def plan(self, appearances: Collection[bytes]) -> Receipt:
         """What `erase` would remove; it names no erasure. Raises NotFound."""
 
-    async def erase(self, appearances: Collection[bytes], request_id: str, frames: Collection[str] = ()) -> Receipt:
+    async def erase(
+        self, appearances: Collection[bytes], request_id: str, frames: Collection[str] = (), content: str = ""
+    ) -> Receipt:
         """Removes these and says what that was, once it is done and was found to be.
 
         Beside the frames of the appearances, those with the ids `frames` go, whatever they show.
 
         None of it is found from when this returns on, whoever is asked, and none of its detections comes back when it
         is sent again. A request that was made before is only waited for. What a crash cut off MUST be finished by
-        itself. Raises NotFound for an appearance that is not there, and MeshError when it is not done.
+        itself. Raises NotFound for an appearance that is not there, InvalidArgument for a request id of a request with
+        another `content` (a digest; "" for one that is in the id), and MeshError when it is not done.
         """
 
     async def receipt(self, erasure_id: str) -> Receipt | None:

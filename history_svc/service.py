@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
@@ -161,7 +162,7 @@ class HistoryServicer(history_pb2_grpc.HistoryServiceServicer):
                 found = translate.appearance(self._history.store, hit.appearance, hit.best)
                 response.hits.add(appearance=found, similarity=hit.similarity)
             return response
-        receipt = await self._history.erasing.erase(ids, request.request_id)
+        receipt = await self._history.erasing.erase(ids, request.request_id, content=_digest(request))
         response.erasure.CopyFrom(translate.erasure(self._history.store, receipt))
         return response
 
@@ -242,3 +243,8 @@ class HistoryServicer(history_pb2_grpc.HistoryServiceServicer):
                 raise wrong_store(f"{path}cameras[{at}]", self._history.store)
             ids.append(camera)
         return Scope(start, end, ids or None, before)
+
+
+def _digest(request: history_pb2.EraseAppearancesRequest) -> str:
+    """Tells an erasure from another one with the same request id, and is of no use for anything else."""
+    return hashlib.sha256(request.SerializeToString(deterministic=True)).hexdigest()

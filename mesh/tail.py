@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import re
 from bisect import bisect_right
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 import structlog
@@ -128,9 +128,18 @@ class _Waiters:
 class StreamTail:
     """Follows one Redis Stream for all its subscribers in this process. The reader runs only while there are some."""
 
-    def __init__(self, redis: Redis, key: str, *, ring: int = 1024, heartbeat: float = 5.0) -> None:
-        """`ring`: how many of the newest entries stay in memory. `heartbeat`: seconds of quiet before one is due."""
-        self._redis, self._key, self._heartbeat = redis, key, heartbeat
+    def __init__(
+        self,
+        redis: Redis,
+        key: str,
+        *,
+        ring: int = 1024,
+        heartbeat: float = 5.0,
+        opened: Callable[[dict[bytes, bytes]], dict[bytes, bytes]] = lambda fields: fields,
+    ) -> None:
+        """`ring`: how many of the newest entries stay in memory. `heartbeat`: seconds of quiet before one is due.
+        `opened`: makes of an entry's fields what subscribers get; once for all of them where it can be."""
+        self._redis, self._key, self._heartbeat, self._opened = redis, key, heartbeat, opened
         # All entries after `_base` that the reader has seen, oldest first.
         self._ring: list[_Entry] = []  # a slice of a deque would walk there from one of its ends
         self._size = ring
@@ -231,7 +240,7 @@ class StreamTail:
         while self._reader is reader:
             try:
                 answer: Any = await self._redis.xread({self._key: str(last)}, count=_PAGE, block=BLOCK_MS)
-                entries = [_entry(*raw) for _, raws in answer for raw in raws]
+                entries = [self._entry(*raw) for _, raws in answer for raw in raws]
                 backoff = 0.1
             except Exception as error:  # whatever it is: a reader that ends leaves its subscribers waiting in vain
                 _log.warning("log_unreadable", key=self._key, error=repr(error), retry_in_seconds=backoff)
@@ -270,7 +279,11 @@ class StreamTail:
             pipe.xrange(self._key, min=f"({position}", count=_PAGE)
             trimmed, raws = await pipe.execute()
         _refuse_expired(position, trimmed)
-        return [_entry(*raw) for raw in raws]
+        return [self._entry(*raw) for raw in raws]
+
+    def _entry(self, raw_id: bytes, fields: Mapping[Any, Any]) -> _Entry:
+        entry = _entry(raw_id, fields)
+        return entry._replace(fields=self._opened(entry.fields))
 
 
 def slow_client(cursor: str) -> ResourceExhausted:

@@ -18,6 +18,7 @@ from alert_svc.delivery.store import TargetStore
 from alert_svc.delivery.websocket import WebSocketServer
 from alert_svc.delivery.worker import Parts
 from alert_svc.log import AlertLog
+from alert_svc.resealing import keep_logs_sealed, sealed_hashes
 from alert_svc.settings import AlertSettings
 from mesh.aio import Background
 from mesh.audit import recorder
@@ -25,7 +26,7 @@ from mesh.redis import Redis
 from mesh.server import Server
 from mesh.settings import program_name, refuse
 from mesh.vault import Box, Vault
-from mesh.vault.resealing import keep_sealed
+from mesh.vault.resealing import SealedHash, keep_sealed
 
 if TYPE_CHECKING:
     from alert_svc.delivery.entrance import Entrance
@@ -79,7 +80,12 @@ async def add(
         server.on_stop(websocket.close)
     if isinstance(box, Vault):
         background = Background()
-        server.on_start(partial(background.start, "reseal", partial(keep_sealed, redis, box, store.sealed_hashes)))
+
+        async def hashes() -> list[SealedHash]:
+            return [*await store.sealed_hashes(), *await sealed_hashes(redis)]
+
+        server.on_start(partial(background.start, "reseal", partial(keep_sealed, redis, box, hashes)))
+        server.on_start(partial(background.start, "reseal logs", partial(keep_logs_sealed, redis, box)))
         server.on_stop(background.close)
     manager = Manager(parts, senders, websocket)
     server.on_start(manager.start)

@@ -23,11 +23,11 @@ from alert_svc.delivery.pace import Limits, Pace
 from alert_svc.delivery.sender import Failed, Message, Sender
 from alert_svc.delivery.store import LeaseLost, TargetStore, delivery_id, just_before, owner_key
 from alert_svc.delivery.targets import Filter
+from alert_svc.kept import Change
 from alert_svc.keys import log_key
-from alert_svc.log import AlertLog, Change, read_entry
+from alert_svc.log import AlertLog
 from mesh import names
 from mesh.errors import NotFound, OutOfRange
-from mesh.redis import Redis
 
 _log = structlog.get_logger(__name__)
 
@@ -184,7 +184,7 @@ class Worker:
         content = delivery_pb2.DeliveryMessage(delivery=name, event=event, alert=alert, cursor=change.cursor)
         message = Message.of(content)
         while True:
-            now = await _as_it_is(self._store.redis, self._store_id, change)
+            now = await self._as_it_is(change)
             if now is None:  # erased, or older than what is kept, while it waited: nobody is told of it
                 await self._store.forget(self._name, token, change.cursor if advance else "", delivery.name)
                 return
@@ -253,16 +253,16 @@ class Worker:
         metrics.ATTEMPTS.labels(self._kind, "failed" if failure else "well").inc()
         return failure
 
+    async def _as_it_is(self, change: Change) -> Change | None:
+        """An entry of the log as it is by now; None where it is gone."""
+        store_id = self._store_id
+        found: Any = await self._store.redis.xrange(log_key(store_id), min=change.cursor, max=change.cursor)
+        return self._parts.log.kept.change(store_id, change.cursor, found[0][1]) if found else None
+
     def _give_up(self, delivery: delivery_pb2.Delivery) -> None:
         delivery.state = delivery_pb2.DELIVERY_STATE_DEAD
         metrics.DEAD.labels(self._kind).inc()
         _log.warning("delivery_given_up", delivery=delivery.name, error=delivery.last_error)
-
-
-async def _as_it_is(redis: Redis, store_id: str, change: Change) -> Change | None:
-    """An entry of the log as it is by now; None where it is gone."""
-    found: Any = await redis.xrange(log_key(store_id), min=change.cursor, max=change.cursor)
-    return read_entry(change.cursor, found[0][1]) if found else None
 
 
 def _now(later: float = 0.0) -> Timestamp:

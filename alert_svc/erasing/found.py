@@ -11,6 +11,7 @@ from poi.v1 import alert_pb2, erasure_pb2
 from alert_svc.alerts import alert_id
 from alert_svc.erasing import rewriting
 from alert_svc.feedback import reports
+from alert_svc.kept import Kept
 from alert_svc.keys import key, log_key
 from alert_svc.triage import FALSE_MATCH
 from mesh import names
@@ -48,13 +49,16 @@ class Who:
             kept.ClearField("evidence")
         return kept
 
-    def edited(self, fields: rewriting.Fields) -> rewriting.Fields | None:
+    def edited(self, store_id: str, kept: Kept, fields: rewriting.Fields) -> rewriting.Fields | None:
         """What becomes of an entry of the log."""
-        alert = alert_pb2.Alert.FromString(fields.get(b"alert", b""))
+        change = kept.change(store_id, "", fields)
+        if change is None:
+            return fields
+        alert = alert_pb2.Alert.FromString(change.snapshot)
         if self.owns(alert):
             return None
         if self.is_named(alert) or self.is_pictured(alert):
-            return {**fields, b"alert": self.without(alert).SerializeToString()}
+            return {**fields, b"alert": kept.seal(store_id, self.without(alert))}
         return fields
 
 
@@ -66,8 +70,8 @@ class Found:
     """Their alerts by id, as they are kept."""
     alerts: list[alert_pb2.Alert] = field(default_factory=list)
     """The same."""
-    others: list[bytes] = field(default_factory=list)
-    """Alerts of others that name or show them."""
+    others: list[tuple[bytes, alert_pb2.Alert]] = field(default_factory=list)
+    """Alerts of others that name or show them, as they are kept and opened."""
     entries: int = 0
     """Entries of the log."""
     reports: list[tuple[str, bytes]] = field(default_factory=list)
@@ -85,7 +89,7 @@ class Found:
     def known(self, who: Who) -> erasure_pb2.TraceSubject:
         """What these alerts say of the person."""
         of_person = [alert for alert in self.alerts if alert.match.poi == who.poi != ""]
-        shown = [alert_pb2.Alert.FromString(other) for other in self.others]
+        shown = [alert for _, alert in self.others]
         pictures = {alert.evidence.picture for alert in (*of_person, *filter(who.is_pictured, shown))}
         return erasure_pb2.TraceSubject(
             references=sorted({alert.match.reference for alert in of_person} - {""}),
@@ -94,26 +98,26 @@ class Found:
         )
 
 
-async def look(redis: Redis, store_id: str, who: Who) -> Found:
-    """Finds it: about 20 us an alert or entry."""
+async def look(redis: Redis, store_id: str, who: Who, kept: Kept) -> Found:
+    """Finds it: about 20 us an alert or entry. Raises mesh.vault.Unopenable, too."""
     found = Found()
     async for raw, snapshot in _items(redis, key(store_id)):
-        alert = alert_pb2.Alert.FromString(snapshot)
+        alert = kept.alert(store_id, snapshot)
         if who.owns(alert):
             found.own[raw.decode("ascii")] = snapshot
             found.alerts.append(alert)
         elif who.is_named(alert) or who.is_pictured(alert):
-            found.others.append(snapshot)
+            found.others.append((snapshot, alert))
     found.ids = set(found.own)
     if who.poi:
         found.ids |= {alert_id(who.poi, appearance) for appearance in who.appearances}
 
     def see(fields: rewriting.Fields) -> None:
-        found.entries += who.edited(fields) is not fields
+        found.entries += who.edited(store_id, kept, fields) is not fields
 
     await rewriting.scan(redis, log_key(store_id), see)
     async for raw, record in _items(redis, reports.key(store_id)):
-        report = reports.unpacked(record)
+        report = kept.report(store_id, raw.decode("ascii"), record)
         if report.poi == who.poi != "" or report.appearance in who.appearances:
             found.reports.append((raw.decode("ascii"), record))
     async for note in redis.scan_iter(match=key(store_id, "added:*"), count=_PAGE):

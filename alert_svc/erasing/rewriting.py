@@ -66,6 +66,14 @@ async def rewrite(
 
     Then tells the alerts `told`, with `event`.
     """
+    while not await _tried(redis, log, edit, event, told):
+        pass
+
+
+async def _tried(
+    redis: Redis, log: str, edit: Callable[[Fields], Fields | None], event: int, told: Sequence[bytes]
+) -> bool:
+    """False where somebody else has exchanged the log meanwhile: what was copied may hold what they took out."""
     draft = f"{log}:draft:{secrets.token_hex(8)}"
     exchange = redis.register_script(_EXCHANGE)
     try:
@@ -73,9 +81,13 @@ async def rewrite(
         while page := await _page(redis, log, last):
             last = await _copy(redis, draft, page, edit)
         while more := await exchange(keys=[log, draft], args=[last, event, *told]):
-            last = await _copy(redis, draft, [(raw, _paired(fields)) for raw, fields in more], edit)
+            entries = [(raw, _paired(fields)) for raw, fields in more]
+            if any(REWRITTEN in fields for _, fields in entries):
+                return False
+            last = await _copy(redis, draft, entries, edit)
     finally:
         await redis.delete(draft)
+    return True
 
 
 async def scan(redis: Redis, log: str, see: Callable[[Fields], object]) -> None:

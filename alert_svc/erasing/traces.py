@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any, Final
 
 from poi.v1 import alert_pb2, delivery_pb2, erasure_pb2
@@ -42,7 +43,7 @@ class AlertTraces:
     async def find(self, store: str, request: erasure_pb2.FindTracesRequest) -> erasure_pb2.FindTracesResponse:
         """See Keeper."""
         who = _who(store, request.subject)
-        found = await look(self._redis, store, who)
+        found = await look(self._redis, store, who, self._log.kept)
         targets = await self._targets.of_store(store)
         deliveries = {each.name: await self._targets.of_alerts(each.name, _names(store, found)) for each in targets}
         window = bool(who.poi) and await self._redis.exists(window_of(store, who.poi))
@@ -74,10 +75,12 @@ class AlertTraces:
         who = _who(store, subject)
         await tombstones.bury(self._redis, store, subject.references)
         obstacles = await self._leave_out(store, who)
-        found = await look(self._redis, store, who)
+        found = await look(self._redis, store, who, self._log.kept)
         if found.entries or found.own:
-            told = [alert_pb2.Alert(name=alert.name, update_time=now()).SerializeToString() for alert in found.alerts]
-            await rewriting.rewrite(self._redis, log_key(store), who.edited, int(_ERASED), told)
+            kept = self._log.kept
+            told = [kept.seal(store, alert_pb2.Alert(name=alert.name, update_time=now())) for alert in found.alerts]
+            edit = partial(who.edited, store, kept)
+            await rewriting.rewrite(self._redis, log_key(store), edit, int(_ERASED), told)
         targets = await self._targets.of_store(store)
         for target in targets:
             await self._targets.drop(target.name, await self._targets.of_alerts(target.name, _names(store, found)))
@@ -90,8 +93,8 @@ class AlertTraces:
     async def _leave_out(self, store: str, who: Who) -> list[str]:
         """Takes the person out of what is others'."""
         obstacles = []
-        for before in (await look(self._redis, store, who)).others:
-            if not await self._log.rewrite_alert(before, who.without(alert_pb2.Alert.FromString(before))):
+        for before, alert in (await look(self._redis, store, who, self._log.kept)).others:
+            if not await self._log.rewrite_alert(before, who.without(alert)):
                 obstacles.append("an alert that names the person was changed at the same time")
         if who.poi:
             await naming.out_of_rules(self._redis, store, who.poi)

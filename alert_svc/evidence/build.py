@@ -21,7 +21,7 @@ def add(server: Server, settings: AlertSettings, redis: Redis, log: AlertLog) ->
     sources = Sources(history, match)
     if settings.evidence:
         maker = PictureMaker(
-            WaitingAlerts(redis, settings.store),
+            WaitingAlerts(redis, settings.store, log.kept),
             log,
             sources,
             settings.store,

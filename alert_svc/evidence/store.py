@@ -13,8 +13,8 @@ from typing import Any, Final
 from poi.v1 import alert_pb2
 
 from alert_svc.delivery.store import LeaseLost
+from alert_svc.kept import Kept
 from alert_svc.keys import log_key
-from alert_svc.log import read_entry
 from mesh import names
 from mesh.redis import BLOCK_MS, Redis
 
@@ -32,8 +32,8 @@ return 0
 class WaitingAlerts:
     """The alerts of a store that wait for a picture."""
 
-    def __init__(self, redis: Redis, store_id: str) -> None:
-        self.redis = redis
+    def __init__(self, redis: Redis, store_id: str, kept: Kept) -> None:
+        self.redis, self._kept = redis, kept
         self._store_id = store_id
         self._progress = f"poi:{{{store_id}}}:evidence"
         self.owner, self._due, self._tries = (f"{self._progress}/{part}" for part in ("owner", "due", "tries"))
@@ -51,17 +51,19 @@ class WaitingAlerts:
         any more, and passed over. Raises LeaseLost.
         """
         answer: Any = await self.redis.xread({log_key(self._store_id): cursor}, count=_PAGE, block=BLOCK_MS)
-        entries = [read_entry(raw_id.decode("ascii"), fields) for _, raws in answer for raw_id, fields in raws]
+        entries = [(raw_id.decode("ascii"), fields) for _, raws in answer for raw_id, fields in raws]
         if not entries:
             return cursor
         when = round((time.time() + delay) * 1000)
-        arguments: list[str | int] = [token, entries[-1].cursor]
-        for entry in entries:
-            if entry.event == alert_pb2.ALERT_EVENT_RAISED:
+        last: str = entries[-1][0]
+        arguments: list[str | int] = [token, last]
+        for entry_id, fields in entries:
+            entry = self._kept.change(self._store_id, entry_id, fields)
+            if entry is not None and entry.event == alert_pb2.ALERT_EVENT_RAISED:
                 arguments += [names.parse_alert(alert_pb2.Alert.FromString(entry.snapshot).name)[1], when]
         if await self._take(keys=[self._progress, self.owner, self._due], args=arguments) == -1:
             raise LeaseLost(self.owner)
-        return entries[-1].cursor
+        return last
 
     async def next(self, count: int) -> list[tuple[str, float]]:
         """At most `count` alerts as (id, seconds until it is due, negative when it is), the most due first."""

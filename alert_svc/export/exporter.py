@@ -52,16 +52,25 @@ class Exporter:
         async with self._room:
             file = await self._make(alert, record)
         try:
+            await self._check_there(name)
             while piece := await asyncio.to_thread(file.read, PIECE_BYTES):
                 yield piece
         finally:
             file.close()
 
+    async def _check_there(self, name: str) -> None:
+        """Raises NotFound where the person was erased meanwhile, whose receipt says nothing of this export."""
+        try:
+            await self._log.get(name)
+        except NotFound:
+            await self._records.forget(name)
+            raise
+
     async def _make(self, alert: alert_pb2.Alert, record: ExportRecord) -> SpooledTemporaryFile[bytes]:
         archive = Archive(alert.create_time)
         try:
             await _add(archive, "alert.json", as_json(history.to_json(alert)), alert.name)
-            events = await history.read(self._redis, alert, await self._records.of(alert.name))
+            events = await history.read(self._redis, self._log.kept, alert, await self._records.of(alert.name))
             await _add(archive, "history.json", as_json({"alert": alert.name, "events": events}), alert.name)
             await self._add_pictures(archive, alert)
             return await asyncio.to_thread(archive.finish, _about(alert, record))

@@ -10,8 +10,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from poi.v1 import alert_pb2
 
 from alert_svc.export.records import ExportRecord
+from alert_svc.kept import Kept
 from alert_svc.keys import log_key
-from alert_svc.log import read_entry
 from mesh import names
 from mesh.redis import Redis
 
@@ -28,7 +28,7 @@ _ACTIONS: Final = {
 }
 
 
-async def read(redis: Redis, alert: alert_pb2.Alert, exports: list[ExportRecord]) -> list[dict[str, Any]]:
+async def read(redis: Redis, kept: Kept, alert: alert_pb2.Alert, exports: list[ExportRecord]) -> list[dict[str, Any]]:
     """Every event of the alert, exports included, oldest first; each change with the whole alert after it."""
     store_id = names.parse_alert(alert.name)[0]
     low, high = alert.create_time.ToMilliseconds() - _CLOCK_SKEW_MS, alert.update_time.ToMilliseconds() + _CLOCK_SKEW_MS
@@ -36,8 +36,8 @@ async def read(redis: Redis, alert: alert_pb2.Alert, exports: list[ExportRecord]
     while True:
         page: Any = await redis.xrange(log_key(store_id), min=start, max=str(high), count=_PAGE)
         for raw_id, fields in page:
-            change = read_entry(raw_id.decode("ascii"), fields)
-            if name not in change.snapshot:  # most are of others, and need not be parsed
+            change = kept.change(store_id, raw_id.decode("ascii"), fields)
+            if change is None or name not in change.snapshot:  # most are of others, and need not be parsed
                 continue
             after = alert_pb2.Alert.FromString(change.snapshot)
             if after.name == alert.name:

@@ -48,6 +48,10 @@ class ExportRecords:
             await pipe.execute()
         return made
 
+    async def forget(self, alert: str) -> None:
+        """Removes what is known of the exports of an alert."""
+        await self._redis.delete(_key(alert))
+
     async def of(self, alert: str) -> list[ExportRecord]:
         """All exports of an alert, oldest first."""
         kept: Any = self._redis.hgetall(_key(alert))

@@ -29,7 +29,7 @@ _MAX_MATCH_BYTES: Final = 32_768
 _MAX_COSINE: Final = 1.001  # of float32 vectors
 _COSINES: Final = ("similarity", "threshold", "face_similarity")
 _RATES: Final = ("false_match_rate", "similarity_false_match_rate")
-_HEAD: Final = 17
+HEAD: Final = 17
 """Before the message, a record has 16 hex digits of its time, as in the index, and a digit of its verdict: the scripts
 read these."""
 
@@ -51,7 +51,7 @@ def packed(report: Report) -> bytes:
 
 def unpacked(record: bytes) -> Report:
     """The report of a record."""
-    return Report.FromString(record[_HEAD:])
+    return Report.FromString(record[HEAD:])
 
 
 def of_alert(alert: alert_pb2.Alert) -> Report | None:

@@ -13,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from alert_svc.feedback import metrics, reports, scripts
 from alert_svc.feedback.reports import Report
+from alert_svc.kept import Kept
 from alert_svc.times import ns, time_key
 from mesh.redis import Redis
 
@@ -25,8 +26,8 @@ _MAX_SCANNED: Final = 5_000
 class ReportStore:
     """The reports of all stores in one Redis."""
 
-    def __init__(self, redis: Redis) -> None:
-        self._redis = redis
+    def __init__(self, redis: Redis, kept: Kept) -> None:
+        self._redis, self._kept = redis, kept
         self._report = redis.register_script(scripts.REPORT)
         self._expire = redis.register_script(scripts.EXPIRE)
         self._counted: set[str] = set()
@@ -41,7 +42,12 @@ class ReportStore:
     ) -> bool:
         """Writes a report that changes no alert, if its record still is `before` and the pair's alert `alert`."""
         keys = [alerts_key, reports.key(store_id), reports.index_key(store_id)]
-        arguments: list[str | bytes] = [pair, alert or b"", before or b"", reports.packed(report)]
+        arguments: list[str | bytes] = [
+            pair,
+            alert or b"",
+            before or b"",
+            self._kept.seal_report(store_id, pair, report),
+        ]
         code = int(await self._report(keys=keys, args=arguments))
         if code == 1:
             metrics.count(report)
@@ -77,7 +83,10 @@ class ReportStore:
             )
             for member, record in zip(raw, kept, strict=True):
                 # One that was made again at this moment has another place now.
-                if record is None or record[:16] != member[:16] or not wanted(report := reports.unpacked(record)):
+                if record is None or record[:16] != member[:16]:
+                    continue
+                report = self._kept.report(store_id, member[16:].decode("ascii"), record)
+                if not wanted(report):
                     continue
                 if len(found) == limit:
                     return found, last_found

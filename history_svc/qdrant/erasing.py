@@ -20,7 +20,7 @@ from qdrant_client import models
 
 from history_svc import metrics
 from history_svc.appearances import Appearance
-from history_svc.erasure import Receipt
+from history_svc.erasure import Receipt, check_repeat
 from history_svc.frames import FrameStore
 from history_svc.qdrant.collections import FACE
 from history_svc.qdrant.database import Database, equals, one_of, point_id, with_id
@@ -70,12 +70,14 @@ class Eraser:
         """What an erasure of these would remove. Raises NotFound, Unavailable."""
         return self._plan(appearances)[0]
 
-    def begin(self, appearances: Collection[bytes], request_id: str, frames: Collection[str] = ()) -> Receipt:
+    def begin(
+        self, appearances: Collection[bytes], request_id: str, frames: Collection[str] = (), content: str = ""
+    ) -> Receipt:
         """Writes down what is to go; the same request twice is one. Raises NotFound, Unavailable."""
         receipt, going = self._plan(appearances)
         others = [link.frame for link in map(self._reads.linked, frames) if link is not None]
         count = len({one.id for one in (*self._frames(going), *others)})
-        receipt = replace(receipt, frames=count)
+        receipt = replace(receipt, frames=count, content=content)
         receipt = replace(receipt, id=self.erasure_id(request_id), request_id=request_id, begun_ns=time.time_ns())
         # Where it has begun already, it stays as it was.
         nobody = models.Filter(must=[equals("kind", "nothing")])
@@ -224,14 +226,17 @@ class QdrantErasing:
         """What `erase` would remove; it names no erasure. Raises NotFound."""
         return await asyncio.to_thread(self._eraser.plan, appearances)
 
-    async def erase(self, appearances: Collection[bytes], request_id: str, frames: Collection[str] = ()) -> Receipt:
+    async def erase(
+        self, appearances: Collection[bytes], request_id: str, frames: Collection[str] = (), content: str = ""
+    ) -> Receipt:
         """As HistoryErasing says."""
         known = await self.receipt(self._eraser.erasure_id(request_id))
         if known is None and not appearances and not frames:
             return Receipt("", request_id, 0, 0, 0, 0, 0, 0)
         if known is None:
-            known = await asyncio.to_thread(self._eraser.begin, appearances, request_id, frames)
+            known = await asyncio.to_thread(self._eraser.begin, appearances, request_id, frames, content)
             metrics.ERASED.inc(known.appearances)
+        check_repeat(known, content)
         return known if known.done_ns else await self._finish(known)
 
     async def receipt(self, erasure_id: str) -> Receipt | None:

@@ -60,7 +60,7 @@ class RegionTraces:
     async def erase(self, store: str, subject: erasure_pb2.TraceSubject, erasure: str) -> list[str]:
         """See Keeper. A recorder that has them in memory finds its scene changed, and reads it again."""
         visits, _ = await self._visits(store, subject)
-        events = await self._events(store, visits)
+        await self._drop_events(store, visits)  # first: they are found through the visits, also after a crash
         keys = Keys(store)
         for visit in visits:
             await self._erase(
@@ -74,10 +74,15 @@ class RegionTraces:
                 ],
                 args=[visit.id, end_key((visit.object_id, visit.zone))],
             )
-        if events:
-            await self._redis.xdel(keys.events, *events)
-            await self._redis.xadd(keys.events, {REWRITTEN: b"1"})
+        await self._drop_events(store, visits)  # of an exit that came in between
         return []
+
+    async def _drop_events(self, store: str, visits: Sequence[Visit]) -> None:
+        if events := await self._events(store, visits):
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.xdel(Keys(store).events, *events)
+                pipe.xadd(Keys(store).events, {REWRITTEN: b"1"})
+                await pipe.execute()
 
     async def _visits(self, store: str, subject: erasure_pb2.TraceSubject) -> tuple[list[Visit], int]:
         """The person's, and how many there are that may be theirs."""

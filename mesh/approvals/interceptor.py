@@ -62,11 +62,14 @@ class ApprovalInterceptor(Interceptor):
             resource = text_at(request, path)
             if value_at(request, "validate_only") or not await self._needed(kind, resource):
                 return await behaviour(request, context)
-            name = await self._use(action, resource, request, context)
+            name, own = await self._use(action, resource, request, context)
             try:
                 answer = await behaviour(request, context)
-            except BaseException:
-                await self._approvals.change(name, _give_back)
+            except MeshError:
+                # What was cut off may have been done: that may come again with its request id alone. A repeat gives
+                # nothing back either, as what it repeats was done.
+                if own:
+                    await self._approvals.change(name, _give_back)
                 raise
             await self._approvals.drop_request(name)
             return answer
@@ -85,8 +88,11 @@ class ApprovalInterceptor(Interceptor):
                 raise FailedPrecondition(why, reason="APPROVAL_REQUIRED")
             yield request
 
-    async def _use(self, action: str, resource: str, request: Any, context: Any) -> str:
-        """The name of the approval that was used; raises FailedPrecondition where there is none yet."""
+    async def _use(self, action: str, resource: str, request: Any, context: Any) -> tuple[str, bool]:
+        """The name of the approval that was used, and whether by this very call rather than by one that it repeats.
+
+        Raises FailedPrecondition where there is none yet.
+        """
         metadata = metadata_of(context)
         actor = actor_of(metadata)
         if not actor.name:
@@ -96,9 +102,9 @@ class ApprovalInterceptor(Interceptor):
         found = await self._approvals.find(name)
         if found is not None and found.state == APPROVED:
             await self._approvals.change(name, partial(_use, text_at(request, "request_id")))
-            return name
+            return name, True
         if found is not None and _just_used(found, text_at(request, "request_id")):
-            return name
+            return name, False
         if found is not None and found.state == REJECTED:
             refused = FailedPrecondition(
                 f"{name} was rejected by {found.approver.name}", reason="APPROVAL_REJECTED", metadata={"approval": name}

@@ -96,8 +96,8 @@ class ApprovalServicer(approval_pb2_grpc.ApprovalServiceServicer):
             raise Unauthenticated("say who you are: metadata `actor`", reason="ACTOR_REQUIRED")
 
         def decide(approval: approval_pb2.Approval) -> None:
-            if state == APPROVED and _same(actor, approval.requester):
-                raise PermissionDenied("who asked cannot approve it", reason="SAME_PERSON")
+            if state == APPROVED:
+                _check_second(actor, approval.requester)
             if approval.state != PENDING:
                 now = approval_pb2.ApprovalState.Name(approval.state).removeprefix("APPROVAL_STATE_")
                 raise FailedPrecondition(f"{name} is {now}", reason="NOT_PENDING", metadata={"state": now})
@@ -108,9 +108,13 @@ class ApprovalServicer(approval_pb2_grpc.ApprovalServiceServicer):
         return await self._approvals.change(name, decide)
 
 
-def _same(one: audit_pb2.AuditActor, other: audit_pb2.AuditActor) -> bool:
-    """Whether they may be the same person: by name, however that is known."""
-    return one.name == other.name
+def _check_second(actor: audit_pb2.AuditActor, requester: audit_pb2.AuditActor) -> None:
+    """Raises PermissionDenied for who may be the same person, by name however that is known, and for a program: whose
+    eyes it has nobody knows."""
+    if actor.name.strip().casefold() == requester.name.strip().casefold():
+        raise PermissionDenied("who asked cannot approve it", reason="SAME_PERSON")
+    if actor.kind not in (audit_pb2.ACTOR_KIND_PERSON, audit_pb2.ACTOR_KIND_CLAIMED):
+        raise PermissionDenied("a person approves, not a program", reason="PERSON_REQUIRED")
 
 
 def _store_of_settings(name: str, field: str) -> str:

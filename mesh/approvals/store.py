@@ -70,12 +70,13 @@ class Approvals:
         kept: Any = await self._redis.get(_key(name))
         return None if kept is None else _now(approval_pb2.Approval.FromString(kept))
 
-    async def get(self, name: str) -> approval_pb2.Approval:
-        """An approval with its request as long as it waits. Raises NotFound, InvalidArgument, mesh.vault.Unopenable."""
+    async def get(self, name: str, *, whole: bool = False) -> approval_pb2.Approval:
+        """An approval with its request as long as it waits; `whole`: as long as that is kept, as of a call that was cut
+        off. Raises NotFound, InvalidArgument, mesh.vault.Unopenable."""
         found = await self.find(name)
         if found is None:
             raise NotFound(name)
-        kept: Any = await self._redis.get(_request_key(name)) if found.state in _WITH_REQUEST else None
+        kept: Any = await self._redis.get(_request_key(name)) if whole or found.state in _WITH_REQUEST else None
         if kept is not None:
             store, own = names.parse_approval(name)
             found.request.MergeFromString(self._box.open(store, kept, _context(own)))

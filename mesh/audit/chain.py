@@ -34,7 +34,8 @@ THROUGH_HASH: Final = "through_hash"
 _PAGE: Final = 256
 
 # KEYS log, head; ARGV sequence and hash of the end that is known, id before which to trim or "", then of each record
-# id, record, previous hash, hash. Answers {1 when it is written, else 0, sequence and hash of the end before}.
+# id, record, previous hash, hash. Answers {1 when it is written, else 0, sequence and hash of the end before, and the
+# hash of the record that the writer took for the end, "" where there is none with that sequence}.
 # A head that is gone, or behind the log, gives way to the log's last entry; and a sequence that was there once is not
 # given again, so that entries that somebody removed at the end leave a gap.
 _APPEND: Final = """
@@ -57,7 +58,12 @@ if ours then
     if ours[2][i] == 'h' and ours[2][i + 1] == ARGV[#ARGV] then return {1, at, hash} end
   end
 end
-if at ~= tonumber(ARGV[1]) or hash ~= ARGV[2] then return {0, at, hash} end
+if at ~= tonumber(ARGV[1]) or hash ~= ARGV[2] then
+  local theirs = redis.call('XRANGE', KEYS[1], ARGV[1] .. '-0', ARGV[1] .. '-0')[1]
+  local instead = ''
+  for i = 1, theirs and #theirs[2] or 0, 2 do if theirs[2][i] == 'h' then instead = theirs[2][i + 1] end end
+  return {0, at, hash, instead}
+end
 for i = 4, #ARGV, 4 do
   redis.call('XADD', KEYS[1], ARGV[i], 'r', ARGV[i + 1], 'p', ARGV[i + 2], 'h', ARGV[i + 3])
 end
@@ -131,13 +137,14 @@ class Chain:
         written = list(records)
         while True:
             arguments, end = self._arguments(written, trim_before)
-            done, sequence, found = await self._script(
+            done, sequence, found, *instead = await self._script(
                 keys=[log_key(self._store), head_key(self._store)], args=arguments
             )
             if done:
                 self._end, self._known = end, True
                 return end
-            self._look_back(written, End(int(sequence), found))
+            if self._look_back(written, End(int(sequence), found), instead[0]):
+                await _awaited(self._redis.sadd(STORES, self._store))  # which may be lost as well
 
     def _arguments(self, records: Sequence[audit_pb2.AuditRecord], trim_before: int) -> tuple[list[Any], End]:
         sequence, known = self._end
@@ -152,9 +159,11 @@ class Chain:
             previous = digest
         return arguments, End(sequence, previous)
 
-    def _look_back(self, records: list[audit_pb2.AuditRecord], found: End) -> None:
-        """Goes on from the end that was found. One that lies before what this process wrote itself is put on record."""
-        if self._known and found.sequence < self._end.sequence:
+    def _look_back(self, records: list[audit_pb2.AuditRecord], found: End, instead: bytes) -> bool:
+        """Goes on from the end that was found. That what this process wrote itself is gone is put on record: the chain
+        ends before it, or others went on without it and another record is `instead`. Whether that is so."""
+        is_lost = self._known and (found.sequence < self._end.sequence or instead not in (b"", self._end.hash))
+        if is_lost:
             _log.error("audit_chain_went_back", store=self._store, known=self._end.sequence, found=found.sequence)
             lost = audit_pb2.AuditRecord(action=WENT_BACK, phase=audit_pb2.AUDIT_PHASE_EVENT, server=records[0].server)
             lost.record_time.GetCurrentTime()
@@ -162,6 +171,7 @@ class Chain:
             lost.details[THROUGH], lost.details[THROUGH_HASH] = str(self._end.sequence), self._end.hash.hex()
             records.insert(0, lost)
         self._end = found
+        return is_lost
 
 
 async def end_after(redis: Redis, store: str, last: int) -> End | None:

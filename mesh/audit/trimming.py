@@ -15,17 +15,25 @@ from mesh.redis import Redis
 
 _log = structlog.get_logger(__name__)
 _DAY_NS: Final = 86_400 * 10**9
+_NEVER_NS: Final = 1 << 63
 
 
 async def trim(redis: Redis, store: str, oldest_ns: int, server: str) -> int:
-    """Removes the records of a store up to the first one that is as new as `oldest_ns` (ns since 1970); how many."""
+    """Removes the records of a store up to the first one that is as new as `oldest_ns` (ns since 1970); how many.
+
+    One that is not written yet, as its server's clock was ahead, keeps no others: it goes with older ones behind it.
+    """
     last: chain.Entry | None = None
-    count = 0
+    count = seen = 0
+    soon_ns = time.time_ns() + _DAY_NS
     async for page in chain.oldest_first(redis, store):
         for entry in page:
-            if _time_ns(entry, store) >= oldest_ns:
+            written_ns, seen = _time_ns(entry, store), seen + 1
+            if soon_ns < written_ns < _NEVER_NS:
+                continue
+            if written_ns >= oldest_ns:
                 break
-            last, count = entry, count + 1
+            last, count = entry, seen
         else:
             continue
         break
@@ -44,7 +52,10 @@ async def trim_forever(redis: Redis, retention_days: float, every_seconds: float
     """Trims all stores now and then."""
     while True:
         for store in await chain.stores(redis):
-            await trim(redis, store, time.time_ns() - round(retention_days * _DAY_NS), server)
+            seconds, _ = await redis.time()
+            # By whichever clock is behind: one that is ahead by mistake must not remove everything.
+            oldest_ns = min(time.time_ns(), seconds * 10**9) - round(retention_days * _DAY_NS)
+            await trim(redis, store, oldest_ns, server)
         await asyncio.sleep(every_seconds)
 
 
@@ -53,4 +64,4 @@ def _time_ns(entry: chain.Entry, store: str) -> int:
     try:
         return entry.record(store).record_time.ToNanoseconds()
     except DecodeError:
-        return 1 << 63
+        return _NEVER_NS

@@ -133,7 +133,7 @@ class Verifier:
         if record.action == chain.TRIMMED and through.isdecimal():
             self._trimmed[int(through)] = record.details[chain.THROUGH_HASH]
         elif record.action == chain.WENT_BACK:
-            why = f"a server had written up to record {through}, and found the chain to end before it"
+            why = f"a server had written up to record {through}, and found the chain to go on without it"
             self._say(WENT_BACK, entry.sequence, entry.sequence, why)
 
     def _check_beginning(self, first: Entry) -> None:

@@ -20,7 +20,7 @@ from mesh.erasure.looking import Looking
 from mesh.erasure.receipts import Signer, content_of
 from mesh.erasure.store import Erasures
 from mesh.errors import MeshError
-from mesh.names import parse_person_erasure
+from mesh.names import parse_person_erasure, parse_store
 from mesh.names import store as store_name
 from mesh.traces import added_to
 
@@ -104,7 +104,10 @@ class Eraser:
     async def _try(self, name: str) -> bool:
         """Asks all keepers; whether the erasure is done."""
         kept = await self._erasures.get(name)
-        if kept is None or kept.subject is None:
+        if kept is None:
+            return True
+        if kept.subject is None:
+            await self._erasures.close(kept.erasure)
             return True
         record, subject = kept.erasure, kept.subject
         parent = store_name(parse_person_erasure(name)[0])
@@ -117,7 +120,7 @@ class Eraser:
             if not obstacles:
                 obstacles = await self._erase(name, parent, subject, purge=uuid.uuid4().hex)
             if not obstacles:
-                return await self._finish(record)
+                return await self._finish(record, parent, subject)
             if any(one.reason.startswith("does not") for one in obstacles):
                 break
         del record.obstacles[:]
@@ -157,8 +160,9 @@ class Eraser:
             erasure_pb2.Obstacle(keeper=one.keeper, reason=f"{one.count} {one.kind} are left") for one in found.traces
         ]
 
-    async def _finish(self, record: erasure_pb2.PersonErasure) -> bool:
+    async def _finish(self, record: erasure_pb2.PersonErasure, parent: str, subject: erasure_pb2.TraceSubject) -> bool:
         token = record.plan
+        await self._erasures.forget_plans(parse_store(parent)[0], subject)
         del record.obstacles[:]
         del record.appearances[:]
         record.state = DONE

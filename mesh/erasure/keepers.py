@@ -90,7 +90,7 @@ class ApprovalTraces:
             return waiting, about
         async for listed in self._all(store):
             try:
-                approval = await self._approvals.get(listed.name)
+                approval = await self._approvals.get(listed.name, whole=True)
             except NotFound:  # it went meanwhile
                 continue
             if approval.action != _ERASE_PERSON and _is_about(approval, store, poi):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, Final
 
 from poi.v1 import audit_pb2, erasure_pb2, erasure_pb2_grpc
@@ -54,8 +55,14 @@ class ErasureServicer(erasure_pb2_grpc.ErasureServiceServicer):
         if self._eraser is None:
             raise FailedPrecondition("this server has no key to sign receipts with", reason="NO_RECEIPT_KEY")
         name = erasure_name(store, request.request_id)
-        if await self._erasures.get(name) is None:
+        kept = await self._erasures.get(name)
+        if kept is None:
             await self._begin(store, name, request, context)
+            kept = await self._erasures.get(name)  # somebody may have begun another one with this id meanwhile
+        if kept is not None and kept.request not in ("", _digest(name, request)):
+            raise InvalidArgument(
+                violations=[("request_id", "was used to erase somebody else")], reason="REQUEST_ID_REUSED"
+            )
         await self._eraser.carry_out(name)
         return await self._get(name)
 
@@ -103,7 +110,7 @@ class ErasureServicer(erasure_pb2_grpc.ErasureServiceServicer):
         if approver is not None:
             record.approver.CopyFrom(approver)
         assert kept.subject is not None
-        await self._erasures.begin(record, kept.subject)
+        await self._erasures.begin(record, kept.subject, _digest(name, request))
 
     async def _checked(self, request: erasure_pb2.ErasePersonRequest, planned: Kept) -> Kept:
         """What is to be erased now; where somebody does not answer, what the plan says there is."""
@@ -129,6 +136,11 @@ class ErasureServicer(erasure_pb2_grpc.ErasureServiceServicer):
         if kept is None:
             raise NotFound(name)
         return _shown(kept.erasure)
+
+
+def _digest(name: str, request: erasure_pb2.ErasePersonRequest) -> str:
+    """Whom an erasure is of: told from others, and of no use for anything else, as the erasure's name is in it."""
+    return hashlib.sha256(name.encode() + b"\0" + request.person.SerializeToString(deterministic=True)).hexdigest()
 
 
 def _plan(request: erasure_pb2.ErasePersonRequest, found: Finding) -> erasure_pb2.PersonErasure:

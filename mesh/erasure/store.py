@@ -1,8 +1,9 @@
 """Erasures in Redis: names and counts, nothing biometric.
 
-Of a store: `poi:{store}:personErasure:<id>` (hash: `erasure`, a PersonErasure; `subject`, a TraceSubject until it is
-done), `poi:{store}:personErasures` (sorted set: id by when it began, ms) and `poi:{store}:erasurePlan:<plan>` (the same
-two of a plan, for a week). `poi:personErasures:open` is the set of "<store> <id>" that are not done.
+Of a store: `poi:{store}:personErasure:<id>` (hash: `erasure`, a PersonErasure; `request`, a digest of whom it was asked
+for; `subject`, a TraceSubject until it is done), `poi:{store}:personErasures` (sorted set: id by when it began, ms) and
+`poi:{store}:erasurePlan:<plan>` (erasure and subject of a plan, for a week). `poi:personErasures:open` is the set of
+"<store> <id>" that are not done.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from mesh.redis import Redis
 
 OPEN: Final = "poi:personErasures:open"
 _PLAN_SECONDS: Final = 7 * 86_400
+_PAGE: Final = 1000
 
-# KEYS erasure, index; ARGV the erasure, the subject, ms, id. Answers whether it was new.
+# KEYS erasure, index; ARGV the erasure, the subject, ms, id, request. Answers whether it was new.
 _BEGIN: Final = """
 if redis.call('HSETNX', KEYS[1], 'erasure', ARGV[1]) == 0 then return 0 end
-redis.call('HSET', KEYS[1], 'subject', ARGV[2])
+redis.call('HSET', KEYS[1], 'subject', ARGV[2], 'request', ARGV[5])
 redis.call('ZADD', KEYS[2], ARGV[3], ARGV[4])
 return 1
 """
@@ -32,6 +34,12 @@ redis.call('HSET', KEYS[1], 'erasure', ARGV[1])
 if ARGV[2] == '1' then redis.call('HDEL', KEYS[1], 'subject') end
 return 1
 """
+# KEYS erasure; ARGV the subject. Another server may be done with it, and then nothing of the person is to be kept.
+_ADD: Final = """
+if redis.call('HEXISTS', KEYS[1], 'subject') == 0 then return 0 end
+redis.call('HSET', KEYS[1], 'subject', ARGV[1])
+return 1
+"""
 
 
 class Kept(NamedTuple):
@@ -40,6 +48,8 @@ class Kept(NamedTuple):
     erasure: erasure_pb2.PersonErasure
     subject: erasure_pb2.TraceSubject | None
     """None once it is done."""
+    request: str = ""
+    """Digest of whom it was asked for; "" of a plan."""
 
 
 class Erasures:
@@ -48,6 +58,7 @@ class Erasures:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._begin, self._end = redis.register_script(_BEGIN), redis.register_script(_END)
+        self._add = redis.register_script(_ADD)
 
     async def keep_plan(self, store: str, plan: erasure_pb2.PersonErasure, subject: erasure_pb2.TraceSubject) -> None:
         """For a week."""
@@ -61,7 +72,16 @@ class Erasures:
         """A plan that was shown."""
         return await self._read(_plan_key(store, token))
 
-    async def begin(self, erasure: erasure_pb2.PersonErasure, subject: erasure_pb2.TraceSubject) -> None:
+    async def forget_plans(self, store: str, subject: erasure_pb2.TraceSubject) -> None:
+        """Removes the plans of a person who is erased: others may have been shown, and they say what there was."""
+        async for key in self._redis.scan_iter(match=_plan_key(store, "*"), count=_PAGE):
+            kept = await self._read(key.decode("ascii"))
+            if kept is not None and kept.subject is not None and _is_same(kept.subject, subject):
+                await self._redis.delete(key)
+
+    async def begin(
+        self, erasure: erasure_pb2.PersonErasure, subject: erasure_pb2.TraceSubject, request: str = ""
+    ) -> None:
         """Keeps an erasure until it is done. One that has begun already stays as it is."""
         store, own = names.parse_person_erasure(erasure.name)
         await _awaited(self._redis.sadd(OPEN, f"{store} {own}"))
@@ -70,6 +90,7 @@ class Erasures:
             subject.SerializeToString(),
             erasure.create_time.ToMilliseconds(),
             own,
+            request,
         ]
         await self._begin(keys=[_key(store, own), _index_key(store)], args=arguments)
 
@@ -89,10 +110,13 @@ class Erasures:
         return written
 
     async def add(self, name: str, subject: erasure_pb2.TraceSubject) -> None:
-        """Keeps what else was found of the person meanwhile."""
-        await _awaited(
-            self._redis.hset(_key(*names.parse_person_erasure(name)), "subject", subject.SerializeToString())
-        )
+        """Keeps what else was found of the person meanwhile, unless it is done."""
+        await self._add(keys=[_key(*names.parse_person_erasure(name))], args=[subject.SerializeToString()])
+
+    async def close(self, erasure: erasure_pb2.PersonErasure) -> None:
+        """It is done: whoever wrote that may have been killed before it was taken off the open ones."""
+        store, own = names.parse_person_erasure(erasure.name)
+        await _awaited(self._redis.srem(OPEN, f"{store} {own}"))
 
     async def open(self) -> list[str]:
         """Names of those that are not done."""
@@ -118,7 +142,12 @@ class Erasures:
         return Kept(
             erasure_pb2.PersonErasure.FromString(kept[b"erasure"]),
             None if subject is None else erasure_pb2.TraceSubject.FromString(subject),
+            kept.get(b"request", b"").decode("ascii"),
         )
+
+
+def _is_same(one: erasure_pb2.TraceSubject, other: erasure_pb2.TraceSubject) -> bool:
+    return one.poi == other.poi != "" or not set(one.appearances).isdisjoint(other.appearances)
 
 
 def erasure_name(store: str, request_id: str) -> str:

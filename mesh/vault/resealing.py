@@ -24,6 +24,7 @@ _UNOPENABLE: Final = Counter("poi_vault_unopenable_total", "Stored values that c
 _CHUNK: Final = 64
 _LOOK_SECONDS: Final = 60.0
 """How often it is seen whether a key was rotated: the old one goes on opening what it sealed."""
+_PASSES: Final = 2
 _REPLACE: Final = """
 if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
@@ -41,6 +42,8 @@ class SealedHash:
     """Of the value in a field."""
     revisioned: bool = False
     """Values begin with digits and a colon, which are not sealed."""
+    head: int = 0
+    """So many bytes at the beginning of a value are not sealed."""
 
 
 async def reseal(redis: Redis, vault: Vault, what: SealedHash) -> int:
@@ -48,7 +51,7 @@ async def reseal(redis: Redis, vault: Vault, what: SealedHash) -> int:
     replace = redis.register_script(_REPLACE)
     count = 0
     async for field, value in _values(redis, what.key):
-        head, content = b"", value
+        head, content = value[: what.head], value[what.head :]
         if what.revisioned:
             revision, colon, content = value.partition(b":")
             head = revision + colon
@@ -71,20 +74,41 @@ async def keep_sealed(
     redis: Redis, vault: Vault, hashes: Callable[[], Awaitable[Iterable[SealedHash]]], *, look: float = _LOOK_SECONDS
 ) -> None:
     """Reseal what `hashes` names, now and whenever a store's key is another one (looked at every `look` seconds)."""
-    done: dict[str, int] = {}
+    passes = Passes(vault)
     while True:
         for each in await hashes():
             try:
-                current = vault.current(each.store)
-                if done.get(each.key) == current:
+                if not passes.due(each.store, each.key):
                     continue
                 if count := await reseal(redis, vault, each):
-                    _log.info("resealed", key=each.key, values=count, data_key=current)
+                    _log.info("resealed", key=each.key, values=count, data_key=vault.current(each.store))
             except VaultUnusable as error:
                 _log.warning("not_resealed", key=each.key, why=str(error))
                 continue
-            done[each.key] = current
+            passes.made(each.key)
         await asyncio.sleep(look)
+
+
+class Passes:
+    """Which keys are to be gone through: each at first and after a rotation, and once more some time later. Another
+    server, which did not know the key yet or has no vault and is being exchanged, may write behind the first pass."""
+
+    def __init__(self, vault: Vault) -> None:
+        self._vault = vault
+        self._made: dict[str, tuple[int, int]] = {}
+        """By key: for which data key, and how often."""
+
+    def due(self, store: str, key: str) -> bool:
+        """Whether it is. Raises VaultUnusable."""
+        current = self._vault.current(store)
+        data_key, count = self._made.get(key, (current, 0))
+        self._made[key] = current, count if data_key == current else 0
+        return self._made[key][1] < _PASSES
+
+    def made(self, key: str) -> None:
+        """It was gone through."""
+        data_key, count = self._made[key]
+        self._made[key] = data_key, count + 1
 
 
 async def _values(redis: Redis, key: str) -> AsyncIterator[tuple[bytes, bytes]]:

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Final, Protocol
 
+import structlog
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -24,6 +25,7 @@ from mesh.errors import DataLoss
 from mesh.vault import keyring
 from mesh.vault.masters import KEY_BYTES, MasterKey, VaultUnusable
 
+_log = structlog.get_logger(__name__)
 MAGIC: Final = b"\0PV1"
 """No serialized message, JPEG, JSON or base64 begins like this."""
 _HEAD: Final = struct.Struct(">4sI12s")
@@ -93,7 +95,9 @@ class Vault:
     def check(self, store: str = "") -> None:
         """Raises VaultUnusable unless content of this store, or of all, can be sealed."""
         for one in [store] if store else [name for name, keys in self._ring.stores.items() if not keys.erased]:
-            self.key(one, self.current(one))
+            # All of them, so that no other master key keeps a server from what it is to read later on.
+            for number in sorted({self.current(one), *self._ring.of(one).keys}):
+                self.key(one, number)
 
     def seal(self, store: str, content: bytes, context: bytes) -> bytes:
         """See Box."""
@@ -133,16 +137,21 @@ class Vault:
     def key(self, store: str, number: int, purpose: bytes = b"") -> bytes:
         """A data key (32 bytes), or one derived from it for another purpose. Raises VaultUnusable."""
         with self._lock:
-            key = self._keys.get((store, number))
-            if key is None:
-                key = self._keys[store, number] = self._ring.key(store, number, self._master)
+            key = self._key(store, number)
         return HKDF(SHA256(), KEY_BYTES, None, b"poi-mesh " + purpose).derive(key) if purpose else key
 
     def _cipher(self, store: str, number: int) -> AESGCM:
         cipher = self._ciphers.get((store, number))
         if cipher is None:
-            cipher = self._ciphers[store, number] = AESGCM(self.key(store, number))
+            with self._lock:  # or one of a key that is being destroyed would be kept
+                cipher = self._ciphers[store, number] = AESGCM(self._key(store, number))
         return cipher
+
+    def _key(self, store: str, number: int) -> bytes:
+        key = self._keys.get((store, number))
+        if key is None:
+            key = self._keys[store, number] = self._ring.key(store, number, self._master)
+        return key
 
     def _look(self) -> None:
         """Reads the keyring again when it has changed: a key was added, or a store's were destroyed."""
@@ -159,9 +168,26 @@ class Vault:
                 raise VaultUnusable(f"{self._path}: {error.strerror}") from None
             stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
             if stamp != self._stamp:
-                self._ring, self._stamp = keyring.load(self._path), stamp
-                self._keys.clear()
-                self._ciphers.clear()
+                self._take(stamp)
+
+    def _take(self, stamp: tuple[int, int, int]) -> None:
+        before = self._ring
+        try:
+            self._ring = keyring.load(self._path)
+        except VaultUnusable as error:
+            if self._stamp is None:
+                raise
+            _log.error("keyring_unreadable", why=error.message)  # what is known still holds
+        self._stamp = stamp
+        self._keys = {at: key for at, key in self._keys.items() if self._still_holds(before, *at)}
+        self._ciphers = {at: cipher for at, cipher in self._ciphers.items() if at in self._keys}
+
+    def _still_holds(self, before: keyring.Keyring, store: str, number: int) -> bool:
+        """Whether it is the key that it was. One that another master key wraps by now is, and goes on being used."""
+        old, new = (ring.stores.get(store, keyring.StoreKeys()).keys.get(number) for ring in (before, self._ring))
+        if old is None or new is None:
+            return False
+        return new == old or (new.master != self._master.id and new.created == old.created)
 
 
 def _authenticated(store: str, context: bytes, head: bytes) -> bytes:

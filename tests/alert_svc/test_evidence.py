@@ -188,7 +188,7 @@ async def test_who_dies_between_storing_a_picture_and_telling_the_alert_leaves_o
         alert = new_alert(candidate, "store-1", now(), "candidates[0]")
         await log.raise_all("store-1", [alert])
         for kept_in, done in ((Dying(client, retention_days=1), stored.wait), (log, None)):
-            waiting = WaitingAlerts(client, "store-1")
+            waiting = WaitingAlerts(client, "store-1", log.kept)
             maker = PictureMaker(waiting, kept_in, sources, "store-1", lease_seconds=2, wait=6)
             running = asyncio.create_task(maker.run())
             async with asyncio.timeout(60):

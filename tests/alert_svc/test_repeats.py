@@ -12,7 +12,8 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from poi.v1 import alert_pb2, common_pb2
 
 from alert_svc.alerts import new_alert
-from alert_svc.log import AlertLog, read_entry
+from alert_svc.kept import read_entry
+from alert_svc.log import AlertLog
 from alert_svc.policy import Policy
 from alert_svc.times import now
 from alert_svc.triage import CONFIRMED, FALSE_MATCH, RESOLVED, Action

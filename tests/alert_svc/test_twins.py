@@ -10,7 +10,8 @@ import pytest
 from poi.v1 import alert_pb2, common_pb2, match_pb2
 
 from alert_svc.alerts import new_alert
-from alert_svc.log import AlertLog, read_entry
+from alert_svc.kept import read_entry
+from alert_svc.log import AlertLog
 from alert_svc.policy import Policy
 from alert_svc.times import now
 from alert_svc.triage import FALSE_MATCH, RESOLVED, Action

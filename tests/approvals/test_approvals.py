@@ -13,14 +13,16 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from poi.v1 import approval_pb2, approval_pb2_grpc, audit_pb2, poi_pb2
+from poi.v1 import approval_pb2, approval_pb2_grpc, audit_pb2, erasure_pb2, poi_pb2
 
 from mesh import redis as connections
 from mesh.approvals.interceptor import WAITS, ApprovalInterceptor
 from mesh.approvals.service import SERVICE, ApprovalServicer
 from mesh.approvals.store import Approvals
 from mesh.audit.methods import AUDITED
-from mesh.errors import from_rpc
+from mesh.erasure.keepers import ApprovalTraces
+from mesh.errors import FailedPrecondition, from_rpc
+from mesh.interceptors.base import Rpc
 from mesh.principal import CURRENT, Principal, Role
 from mesh.redis import Redis
 from mesh.server import Server
@@ -179,6 +181,27 @@ async def test_nobody_approves_what_they_asked_for_and_nobody_else_may_use_it(ey
     assert await eyes.people() == []
 
 
+@pytest.mark.parametrize(
+    ("approver", "reason"),
+    [
+        (audit_pb2.AuditActor(kind=audit_pb2.ACTOR_KIND_CLIENT, name="a tool of hers"), "PERSON_REQUIRED"),
+        (audit_pb2.AuditActor(kind=audit_pb2.ACTOR_KIND_SERVICE, name="spiffe://poi-mesh/s1/match"), "PERSON_REQUIRED"),
+        (audit_pb2.AuditActor(kind=audit_pb2.ACTOR_KIND_PERSON, name="Ada", token_id="another"), "SAME_PERSON"),
+    ],
+)
+async def test_a_second_pair_of_eyes_is_another_persons(
+    eyes: Eyes, monkeypatch: pytest.MonkeyPatch, approver: audit_pb2.AuditActor, reason: str
+) -> None:
+    await eyes.needs(enrolment=True)
+    name = await eyes.asked(wanted())
+    monkeypatch.setattr("mesh.approvals.service.actor_of", lambda metadata: approver)
+
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await eyes.approve(name)
+
+    assert from_rpc(raised.value).reason == reason
+
+
 async def test_what_was_rejected_is_not_done_and_no_longer_kept(eyes: Eyes) -> None:
     await eyes.needs(enrolment=True)
     name = await eyes.asked(wanted())
@@ -277,6 +300,68 @@ async def test_an_answer_that_was_lost_is_given_again(eyes: Eyes) -> None:
     assert await eyes.people() == ["p1"]
 
 
+async def test_a_repeat_that_fails_gives_no_approval_back(eyes: Eyes) -> None:
+    await eyes.needs(enrolment=True)
+    request = wanted(request_id="r-1")
+    name = await eyes.asked(request)
+    await eyes.approve(name)
+    made = await eyes.match.pois.CreatePoi(request, metadata=who("ada"))
+    await eyes.match.pois.DeletePoi(poi_pb2.DeletePoiRequest(name=made.name))
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await eyes.match.pois.CreatePoi(request, metadata=who("ada"))
+    assert raised.value.code() is grpc.StatusCode.NOT_FOUND, "it was made, and is gone"
+
+    request.request_id = "r-2"
+    assert await eyes.asked(request) == name, "nobody said yes to a second time"
+    assert await eyes.people() == []
+
+
+async def test_what_was_cut_off_may_have_been_done_and_needs_the_same_request_or_another_approval(
+    eyes: Eyes, keys: Keys
+) -> None:
+    await eyes.needs(enrolment=True)
+    request = wanted(request_id="r-1")
+    name = await eyes.asked(request)
+    await eyes.approve(name)
+    approvals, context = Approvals(eyes.redis, keys.vault()), _Context()
+    calls: list[str] = []
+
+    async def cut_off(request: poi_pb2.CreatePoiRequest, context: Any) -> None:
+        calls.append(request.request_id)
+        raise asyncio.CancelledError
+
+    behaviour = ApprovalInterceptor(approvals).wrap(Rpc("poi.v1.PoiService", "CreatePoi", False, False), cut_off)
+    for _ in range(2):
+        with pytest.raises(asyncio.CancelledError):
+            await behaviour(request, context)
+    assert await eyes.redis.keys("poi:*:approval:*:request"), "the answer of a repeat is waited for"
+    subject = erasure_pb2.TraceSubject(poi=f"{PARENT}/pois/p1")
+    person = erasure_pb2.FindTracesRequest(parent=PARENT, subject=subject)
+    keeper = ApprovalTraces(approvals, eyes.redis)
+    assert [one.count for one in (await keeper.find(person)).traces] == [1]
+    await keeper.erase(erasure_pb2.EraseTracesRequest(parent=PARENT, subject=subject, erasure="e"))
+    assert not await eyes.redis.keys("poi:*:approval:*:request"), "it holds a face"
+    assert not (await keeper.find(person)).traces
+    request.request_id = "r-2"
+    with pytest.raises(FailedPrecondition):
+        await behaviour(request, context)
+
+    assert calls == ["r-1", "r-1"]
+
+
+class _Context:
+    """Of a call of ada's."""
+
+    def invocation_metadata(self) -> Any:
+        return who("ada")
+
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
+
+    def auth_context(self) -> dict[str, Any]:
+        return {}
+
+
 async def test_who_asked_who_approved_and_what_was_done_is_on_record(eyes: Eyes) -> None:
     await eyes.needs(enrolment=True)
     await eyes.approve(await eyes.asked(wanted()))
@@ -323,8 +408,6 @@ def test_without_a_vault_nothing_waits_and_the_server_says_so(redis_url: str) ->
 
 
 def test_the_interceptor_leaves_other_methods_alone() -> None:
-    from mesh.interceptors.base import Rpc
-
     async def behaviour(request: Any, context: Any) -> Any: ...
 
     interceptor = ApprovalInterceptor(None)  # type: ignore[arg-type]

@@ -166,7 +166,7 @@ async def test_whom_authorisation_found_counts_not_who_they_say_they_are(redis_u
 
 async def test_what_authorisation_refuses_is_recorded(redis_url: str, principal: Principal) -> None:
     client = connections.connect(redis_url)
-    auditor = Auditor(client, "match", "mesh")
+    auditor = Auditor(client, "match", STORE)
     install(auditor)
     await record("test.Happened", PARENT, "OK")
     method, resource = "poi.v1.PoiService/DeletePoi", f"{PARENT}/pois/p1"

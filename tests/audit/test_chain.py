@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from poi.v1 import audit_pb2
 
 from mesh import redis as connections
 from mesh.audit import chain, verify
-from mesh.audit.trimming import trim
+from mesh.audit.trimming import trim, trim_forever
 from mesh.audit.verify import Verifier
 from mesh.errors import OutOfRange
 from mesh.redis import Redis
@@ -162,6 +163,42 @@ async def test_a_chain_that_was_cut_back_with_its_head_is_told_by_who_wrote_it(r
     assert await faults(redis) == [(verify.WENT_BACK, 9, 9)]
 
 
+@pytest.mark.parametrize("further", [0, 1, 5])
+async def test_records_that_redis_lost_are_told_although_others_wrote_on_without_them(
+    redis: Redis, further: int
+) -> None:
+    other = chain.Chain(redis, STORE)
+    await other.append([a_record("of another process")])
+    made = await filled(redis, 7)
+    keys = [chain.log_key(STORE), chain.head_key(STORE)]
+    saved = [(key, await redis.dump(key)) for key in keys]
+    lost = await made.append([a_record("lost"), a_record("lost, too")])
+    for key, content in saved:  # as a replica that takes over, or a file that was not synced, has it
+        await redis.restore(key, 0, content or b"", replace=True)
+    for number in range(2 + further):
+        await other.append([a_record(f"afterwards {number}")])
+
+    await made.append([a_record("of who was told that it was written")])
+
+    *_, told, last = await records(redis)
+    assert (told.action, last.action) == (chain.WENT_BACK, "of who was told that it was written")
+    assert (told.details[chain.THROUGH], told.details[chain.THROUGH_HASH]) == (str(lost.sequence), lost.hash.hex())
+    at = 11 + further
+    assert await faults(redis) == [(verify.WENT_BACK, at, at)]
+    await made.append([a_record("and only once")])
+    assert await faults(redis) == [(verify.WENT_BACK, at, at)]
+
+
+async def test_a_chain_that_was_lost_as_a_whole_is_told_and_its_store_known_again(redis: Redis) -> None:
+    made = await filled(redis, 3)
+    await redis.flushall()
+
+    await made.append([a_record("afterwards")])
+
+    assert [record.action for record in await records(redis)] == [chain.WENT_BACK, "afterwards"]
+    assert await chain.stores(redis) == [STORE], "or nobody would trim it"
+
+
 async def test_a_sequence_that_was_there_once_is_not_given_again(redis: Redis) -> None:
     await filled(redis)
     kept = (await records(redis))[7]
@@ -205,6 +242,35 @@ async def test_what_is_left_after_a_trim_proves_itself(redis: Redis) -> None:
     # More than was trimmed is gone: found all the same.
     await redis.xdel(chain.log_key(STORE), "6-0")
     assert await faults(redis) == [(verify.WRONG_BEGINNING, 1, 6)]
+
+
+async def test_a_record_of_a_clock_that_was_ahead_keeps_no_older_ones(redis: Redis) -> None:
+    made = await filled(redis, 3)
+    ahead = a_record("ahead")
+    ahead.record_time.FromNanoseconds(time.time_ns() + 400 * 86_400 * 10**9)
+    await made.append([ahead, a_record("behind it")])
+    middle = time.time_ns()
+    await made.append([a_record("young")])
+
+    assert await trim(redis, STORE, middle, "audit") == 5
+
+    assert [record.action for record in await records(redis)] == ["young", chain.TRIMMED]
+    assert await faults(redis) == []
+
+
+async def test_a_clock_that_is_ahead_removes_nothing(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    await filled(redis, 3)
+    years_ahead = time.time_ns() + 4000 * 86_400 * 10**9
+    monkeypatch.setattr("mesh.audit.trimming.time", SimpleNamespace(time_ns=lambda: years_ahead))
+
+    async def once(seconds: float) -> None:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr("mesh.audit.trimming.asyncio", SimpleNamespace(sleep=once))
+    with pytest.raises(asyncio.CancelledError):
+        await trim_forever(redis, 365, 3600, "audit")
+
+    assert len(await records(redis)) == 3
 
 
 async def test_another_store_has_another_beginning(redis: Redis) -> None:

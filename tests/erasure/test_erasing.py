@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import uuid
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -12,6 +13,11 @@ import pytest
 from poi.v1 import alert_pb2, delivery_pb2, delivery_pb2_grpc, erasure_pb2, history_pb2, region_pb2, region_pb2_grpc
 
 from mesh import channels
+from mesh import redis as connections
+from mesh.erasure.eraser import Eraser
+from mesh.erasure.receipts import Signer
+from mesh.erasure.store import OPEN, Erasures
+from mesh.errors import InvalidArgument
 from mesh.local import free_port
 from tests.delivery.receiver import Receiver, receiving
 from tests.e2e.client import until
@@ -73,6 +79,62 @@ async def test_requests_that_make_no_sense_are_refused(scene: Scene) -> None:
     )
     assert (await refusal(scene.eraser.stub.ErasePerson(elsewhere))).reason == "RESOURCE_NOT_FOUND"
     assert "asked" in await scene.here.client.pois()
+
+
+async def test_a_request_id_is_of_one_person_and_what_was_done_stays_done(scene: Scene) -> None:
+    for number, poi_id in enumerate(("first", "second")):
+        await scene.here.enrol(poi_id, unit(2120 + number))
+    first, second = scene.eraser.person("first"), scene.eraser.person("second")
+    await scene.eraser.plan(first)
+    await _shown(scene, "first-one", 1, 2120)
+    request = scene.eraser.request(first, await scene.eraser.plan(first))
+    done = await scene.eraser.erase(request)
+    gone = Secrets()
+    gone.text("pois/first", "the person's name as a resource")
+    assert in_redis(scene.mesh.redis_url, gone, but=("personErasure", ":audit")) == {}, "no plan says it either"
+    other = scene.eraser.request(second, await scene.eraser.plan(second))
+    other.request_id = request.request_id
+
+    error = await refusal(scene.eraser.erase(other))
+
+    assert isinstance(error, InvalidArgument)
+    assert (error.reason, error.violations[0][0]) == ("REQUEST_ID_REUSED", "request_id")
+    assert "second" in await scene.here.client.pois(), "and nobody was told that they are gone"
+    assert await scene.eraser.erase(request) == done
+
+
+async def test_a_server_that_is_late_brings_nothing_of_a_person_back(redis_url: str) -> None:
+    client = connections.connect(redis_url)
+    erasures = Erasures(client)
+    erasure = erasure_pb2.PersonErasure(name=f"{PARENT}/personErasures/e1", state=erasure_pb2.ERASURE_STATE_RUNNING)
+    found = erasure_pb2.TraceSubject(appearances=[f"{PARENT}/appearances/{'a' * 32}"])
+    await erasures.begin(erasure, found)
+    done = erasure_pb2.PersonErasure(name=erasure.name, state=DONE)
+    assert await erasures.save(done)
+
+    found.appearances.append(f"{PARENT}/appearances/{'b' * 32}")
+    await erasures.add(erasure.name, found)
+    erasure.state = erasure_pb2.ERASURE_STATE_INCOMPLETE
+    assert not await erasures.save(erasure)
+
+    kept = await erasures.get(erasure.name)
+    assert kept is not None
+    assert (kept.erasure, kept.subject) == (done, None)
+    await client.aclose()
+
+
+async def test_an_erasure_that_is_done_is_not_looked_after_for_ever(redis_url: str, tmp_path: Path) -> None:
+    client = connections.connect(redis_url)
+    erasures = Erasures(client)
+    erasure = erasure_pb2.PersonErasure(name=f"{PARENT}/personErasures/e1", state=DONE)
+    await erasures.begin(erasure, erasure_pb2.TraceSubject())
+    await erasures.save(erasure)
+    await client.sadd(OPEN, f"{STORE} e1")  # its server was killed before it took it off  # type: ignore[misc]
+
+    await Eraser(erasures, {}, Signer.create(tmp_path / "key"), 1).carry_out(erasure.name)
+
+    assert await erasures.open() == []
+    await client.aclose()
 
 
 async def test_somebody_who_was_never_enrolled_is_erased_by_an_appearance(scene: Scene) -> None:

@@ -5,15 +5,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from poi.v1 import alert_pb2
 
+from alert_svc.alerts import new_alert
+from alert_svc.erasing import rewriting
 from alert_svc.erasing.rewriting import Fields, rewrite
+from alert_svc.evidence.sources import Sources
+from alert_svc.export.archive import Archive
+from alert_svc.export.exporter import Exporter
+from alert_svc.keys import key
+from alert_svc.log import AlertLog
+from alert_svc.times import now
 from mesh import redis as connections
+from mesh.errors import NotFound
 from mesh.purging import purge
 from mesh.redis import Redis
 from mesh.tail import StreamTail
+from tests.alert_svc.support import candidate
 
 LOG = "poi:{s1}:alerts:log"
 
@@ -78,6 +89,64 @@ async def test_a_log_that_loses_all_its_entries_goes_on_behind_its_end(client: R
     assert fields[b"event"] == b"0"
 
 
+async def test_of_two_at_once_neither_brings_back_what_the_other_took_out(client: Redis) -> None:
+    await _write(client, range(600))
+    looked, changed = asyncio.Event(), asyncio.Event()
+
+    def without(number: int) -> Any:
+        return lambda fields: None if fields[b"alert"] == b"%d" % number else fields
+
+    async def second() -> None:
+        await looked.wait()
+        await rewrite(client, LOG, without(300), 10, [])
+        changed.set()
+
+    pages = rewriting._page
+
+    async def page(redis: Redis, log: str, after: str) -> Any:
+        found = await pages(redis, log, after)
+        if asyncio.current_task() is first and not looked.is_set() and not found:
+            looked.set()
+            await changed.wait()
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rewriting, "_page", page)
+        first, other = asyncio.create_task(rewrite(client, LOG, without(200), 10, [])), asyncio.create_task(second())
+        await asyncio.gather(first, other)
+
+    after: Any = await client.xrange(LOG)
+    left = [int(fields[b"alert"]) for _, fields in after if fields[b"event"] == b"1"]
+    assert left == [number for number in range(600) if number not in (200, 300)]
+
+
+async def test_an_exchange_whose_answer_was_lost_takes_nothing_out(client: Redis) -> None:
+    await _write(client, range(20))
+    register = client.register_script
+    lost: list[bool] = []
+
+    def registering(script: str) -> Any:
+        made = register(script)
+
+        async def run(keys: Any, args: Any) -> Any:
+            answer = await made(keys=keys, args=args)
+            if not answer and not lost:  # the client sends it again
+                lost.append(True)
+                answer = await made(keys=keys, args=args)
+            return answer
+
+        return run
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(client, "register_script", registering)
+        await rewrite(client, LOG, _even, 10, [b"40"])
+
+    after: Any = await client.xrange(LOG)
+    left = [int(fields[b"alert"]) % 1_000_000 for _, fields in after if fields[b"event"] == b"1"]
+    assert lost == [True]
+    assert left == list(range(0, 20, 2))
+
+
 async def test_followers_do_not_tell_from_memory_what_is_gone(client: Redis) -> None:
     tail = StreamTail(client, LOG, heartbeat=0.2)
     await _write(client, range(1))
@@ -138,6 +207,23 @@ async def test_a_reader_that_outlives_its_end_tells_nobody_anything_twice(client
             entry = await again
             assert entry is not None
             assert entry[1][b"alert"] == b"1000", "and not the one before again"
+
+
+async def test_a_case_file_that_was_begun_is_not_handed_out_once_the_person_is_erased(client: Redis) -> None:
+    log = AlertLog(client, retention_days=1)
+    alert = new_alert(candidate("stores/s1"), "s1", now(), "")
+    await log.raise_all("s1", [alert])
+
+    class Slow(Exporter):
+        async def _add_pictures(self, archive: Archive, alert: alert_pb2.Alert) -> None:
+            await client.delete(key("s1"))  # as an erasure does, which is done before the file is
+
+    exporter = Slow(client, log, cast("Sources", None), retention_days=1)
+
+    with pytest.raises(NotFound):
+        [piece async for piece in exporter.export(alert.name, "ann", "case 7")]
+
+    assert await client.keys("*exports*") == []
 
 
 async def test_a_purge_is_done_once_for_a_token(client: Redis) -> None:

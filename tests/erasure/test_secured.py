@@ -13,6 +13,7 @@ import orjson
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from poi.v1 import (
+    alert_pb2_grpc,
     approval_pb2,
     approval_pb2_grpc,
     common_pb2,
@@ -28,6 +29,7 @@ from mesh import channels
 from mesh.auth import Role
 from mesh.local import MODULES, Mesh
 from mesh.local.secured import TOOL
+from tests.alert_svc.support import candidate, raise_alerts
 from tests.erasure.everything import Secrets, in_files, in_redis
 from tests.erasure.support import DONE, Eraser, refusal
 from tests.support import embedding, similar, unit
@@ -66,6 +68,11 @@ async def test_an_erasure_needs_the_role_and_a_second_person_and_its_receipt_nam
     async with _client(secured, "match", Role.ENROLLER, "eve") as match:
         pois: poi_pb2_grpc.PoiServiceAsyncStub = poi_pb2_grpc.PoiServiceStub(match)
         await pois.CreatePoi(_wanted("ann", face), metadata=WHY)
+    await _alert(secured)
+    name = Secrets()
+    name.text("Ann Sealed", "display name")
+    assert in_redis(secured.redis_url, name) == {}, "the alert's record and log neither"
+    assert in_files(secured.data_dir, name) == {}
     async with (
         _client(secured, "audit", Role.ADMIN, "olga") as officer,
         _client(secured, "audit", Role.ADMIN, "pete") as second,
@@ -95,6 +102,7 @@ async def test_an_erasure_needs_the_role_and_a_second_person_and_its_receipt_nam
 
         plan = await eraser.stub.ErasePerson(look, metadata=WHY, timeout=30)
         counts = {f"{one.keeper}: {one.kind}": one.count for one in plan.traces}
+        assert counts["alert: alerts"] == 1
         assert counts["approvals: requests that wait for a second person"] == 1
         request = eraser.request(person, plan)
         waits = await refusal(eraser.stub.ErasePerson(request, metadata=WHY, timeout=60))
@@ -118,6 +126,18 @@ async def test_an_erasure_needs_the_role_and_a_second_person_and_its_receipt_nam
         kept = Secrets()
         kept.text("poi:{s1}:approval:" + withdrawn.name.rpartition("/")[2] + ":request", "what waited")
         assert in_redis(secured.redis_url, kept) == {}
+
+
+async def _alert(secured: Mesh) -> None:
+    made = candidate(PARENT, poi="ann")
+    made.match.display_name = "Ann Sealed"
+    async with channels.connect(
+        secured.target("alert"),
+        service="alert",
+        tls=secured.secured.files("ingest"),  # type: ignore[union-attr]
+    ) as ingest:
+        stub: alert_pb2_grpc.AlertServiceAsyncStub = alert_pb2_grpc.AlertServiceStub(ingest)
+        assert (await raise_alerts(stub, PARENT, made)).alerts[0].created
 
 
 async def test_sealed_history_is_found_and_erased(secured: Mesh) -> None:

@@ -21,7 +21,7 @@ from history_svc.settings import Settings
 from history_svc.store import History
 from mesh import embeddings
 from mesh.embeddings import FACE_MODEL
-from mesh.errors import NotFound
+from mesh.errors import InvalidArgument, NotFound, from_rpc
 from tests.history_svc.client import STORE, Client, detection
 from tests.history_svc.conftest import StartHistory
 from tests.history_svc.test_frames import jpeg, upload
@@ -301,6 +301,13 @@ async def test_erasing_all_that_a_search_finds(start: StartHistory) -> None:
         assert not [one for one in left if one.object_id == OBJECT]
         search = history_pb2.SearchAppearancesRequest(parent=STORE, embedding=face)
         assert not (await client.stub.SearchAppearances(search)).hits
+        other = history_pb2.EraseAppearancesRequest(parent=STORE, request_id="all")
+        other.appearances.names.append(left[0].name)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await client.stub.EraseAppearances(other)
+        error = from_rpc(refused.value)
+        assert isinstance(error, InvalidArgument)
+        assert (error.reason, error.violations[0][0]) == ("REQUEST_ID_REUSED", "request_id"), "they are there yet"
         request.request_id = "again"
         assert (await client.stub.EraseAppearances(request)).erasure == history_pb2.Erasure(), "nobody is left"
 

@@ -70,6 +70,29 @@ async def test_after_a_rotation_nothing_needs_the_old_key(client: Any, keys: Key
     await asyncio.gather(running, return_exceptions=True)
 
 
+async def test_what_is_written_in_the_clear_behind_the_first_pass_is_sealed_as_well(client: Any, keys: Keys) -> None:
+    vault = keys.vault(accept_plain=True)
+    await put(client, PICTURES.key, a=b"before")
+    passes = 0
+
+    async def hashes() -> list[SealedHash]:
+        nonlocal passes
+        passes += 1
+        if passes == 2:  # by a server that is being exchanged
+            await put(client, PICTURES.key, b=b"late")
+        return [PICTURES]
+
+    running = asyncio.create_task(keep_sealed(client, vault, hashes, look=0.01))
+
+    async def is_done() -> bool:
+        values: dict[bytes, bytes] = await client.hgetall(PICTURES.key)
+        return len(values) == 2 and all(vault.is_current(STORE, value) for value in values.values())
+
+    await until(is_done)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
 async def test_a_change_that_comes_between_is_not_undone(
     client: Any, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -284,3 +284,29 @@ def test_pages_of_another_key_with_the_same_number_are_told(keys: Keys, make_key
 
     with pytest.raises(Unopenable, match="another key 1 of store s1"):
         pages.pages_of(make_keys("other").vault(), STORE, stored)
+
+
+def test_a_server_goes_on_with_what_it_knows_while_another_master_key_takes_over(keys: Keys) -> None:
+    old = keys.vault().seal(STORE, b"old", b"")
+    keys.run("rotate")
+    running = keys.vault()
+    running.check(STORE)
+    keys.run("rotate", "--new-master", f"file:{keys.master_file}.new")
+
+    assert running.open(STORE, running.seal(STORE, b"new", b""), b"") == b"new"
+    assert running.open(STORE, old, b"") == b"old", "although nobody had asked for it yet"
+    keys.master = f"file:{keys.master_file}.new"
+    assert keys.vault().open(STORE, running.seal(STORE, b"new", b""), b"") == b"new"
+
+
+def test_a_keyring_that_cannot_be_read_takes_nothing_from_who_has_read_it(keys: Keys) -> None:
+    running = keys.vault()
+    sealed, content = running.seal(STORE, b"content", b""), keys.keyring.read_bytes()
+    keys.keyring.write_bytes(b"{")
+
+    assert running.open(STORE, sealed, b"") == b"content"
+    assert running.open(STORE, running.seal(STORE, b"more", b""), b"") == b"more"
+    keys.keyring.write_bytes(content)
+    keys.run("erase-store", STORE, "--confirm", STORE)
+    with pytest.raises(Unopenable, match="were destroyed at"):
+        running.open(STORE, sealed, b"")
