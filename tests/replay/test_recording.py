@@ -1,3 +1,5 @@
+import gzip
+from collections.abc import Callable
 from pathlib import Path
 
 import orjson
@@ -60,6 +62,30 @@ def test_a_line_that_is_no_message_is_named(tmp_path: Path) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_text(scene_line().model_dump_json() + '\n{"t_ms": 5, "topic": "x", "payload": {}}\n')
     with pytest.raises(ValueError, match=r"bad\.jsonl, line 2 is not a recorded message: .*no timestamp"):
+        Recording.load(path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"t_ms": NaN, "topic": "x", "payload": {"timestamp": 1}}',
+        '{"t_ms": 0, "topic": "x", "payload": {"timestamp": 1e999}}',
+    ],
+)
+def test_a_time_that_is_none_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text(line)
+    with pytest.raises(ValueError, match=r"bad\.jsonl, line 1 is not a recorded message"):
+        Recording.load(path)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda packed: packed[:-20], lambda packed: packed[:20] + b"\xff" * 9 + packed[29:]]
+)
+def test_a_recording_that_was_cut_off_or_damaged_is_named(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / "bad.jsonl.gz"
+    path.write_bytes(damage(gzip.compress(scene_line().model_dump_json().encode() * 3)))
+    with pytest.raises((ValueError, gzip.BadGzipFile), match=r"bad|CRC"):
         Recording.load(path)
 
 

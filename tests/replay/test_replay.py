@@ -21,6 +21,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from clients.replay import CameraTraffic, Evidence, Mixed, Progress, Publisher, Recording, Replay, SceneTraffic
+from clients.replay.traffic import Message
 from mesh.local import Broker
 
 Key = tuple[str, str]  # topic, timestamp in the payload
@@ -272,6 +273,30 @@ def test_cameras_without_a_clip_draw_their_boxes(broker: Broker) -> None:
     jpeg = evidence.frame("Camera_01")
     assert jpeg is not None
     assert cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) is not None
+
+
+@pytest.mark.parametrize(
+    "objects",
+    [
+        None,
+        {"face": [{"bounding_box_px": [10, 100, 50, 50]}]},
+        {"person": [{"bounding_box_px": {"x": 10, "y": 100, "w": 50, "h": 50}, "sub_objects": {"face": [{}]}}]},
+        [{"category": "person", "bounding_box_px": [10.5, 100, 50, 50]}, {"category": "vehicle"}, 7],
+        {"person": [{"bounding_box_px": "far"}, {"bounding_box_px": [1e300, 0, 1, 1]}, {}]},
+    ],
+)
+def test_boxes_are_drawn_in_every_form_that_cameras_send(objects: object) -> None:
+    payload = orjson.dumps({"timestamp": 1.0, "objects": objects})
+    evidence = Evidence()
+    evidence.seen(Message(0.0, "scenescape/data/camera/c1", payload, "c1", 1000))
+
+    jpeg = evidence.frame("c1")
+
+    assert jpeg is not None
+    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None
+    is_drawn = np.abs(image[98:152, 8:62].astype(int) - 96).max() > 30
+    assert is_drawn == (b"100" in payload)
 
 
 def test_by_hand(broker: Broker, listen: Listen, shared_dir: Path, free_port: int) -> None:
