@@ -97,6 +97,34 @@ async def _found(history: History) -> int:
     return len(history.index.search(Probes(probe, probe), 0.5, Scope()).numbers)
 
 
+@pytest.mark.parametrize("is_sealed", [False, True])
+async def test_a_frame_that_is_erased_without_any_appearance_is_in_no_file(tmp_path: Path, is_sealed: bool) -> None:
+    """Its record stayed in the segment: it was still listed, and reading it was DATA_LOSS."""
+    settings = _settings(tmp_path)
+    picture, other = upload(jpeg(1)), upload(jpeg(2))
+    async with erasing(settings) as history:
+        (first, *_) = await append(history, _detections(0, 1))
+        picture.appearances.append(f"{STORE}/appearances/{first.hex()}")
+        request = history_pb2.AppendDetectionsRequest(parent=STORE, frames=[picture, other])
+        appending = history.append(history.read(request))
+        assert appending.frames is not None
+        assert await appending.frames == [None] * 2
+        if is_sealed:
+            await append(history, _detections(1, SEAL))
+            await sealed(history, 1)
+        frame_id = _frame_id(history, picture)
+
+        receipt = await history.erasing.erase((), "request-1", [frame_id])
+
+        assert (receipt.appearances, receipt.frames) == (0, 1)
+        assert await history.reads.frame(frame_id) is None
+        assert await history.reads.frame(_frame_id(history, other)) is not None
+        shown = await history.reads.appearance(first)
+        assert shown is not None
+        assert shown.frames == ()
+        assert _leaks(tmp_path / "data", [frame_id.encode(), bytes.fromhex(frame_id), picture.image]) == []
+
+
 async def test_what_is_erased_is_in_no_file_and_the_rest_is_as_it_was(tmp_path: Path) -> None:
     settings = _settings(tmp_path)
     data = tmp_path / "data"
