@@ -85,7 +85,8 @@ class MessageMutator:
             if rng.random() < 0.5:
                 message.seconds, message.nanos = rng.choice(_SECONDS), rng.choice(_NANOS)  # type: ignore[attr-defined]
             else:
-                message.seconds += rng.choice(_STEPS)  # type: ignore[attr-defined]
+                seconds = message.seconds + rng.choice(_STEPS)  # type: ignore[attr-defined]
+                message.seconds = max(-(2**63), min(2**63 - 1, seconds))  # type: ignore[attr-defined]
             return
         descriptor: Any = rng.choice(list(fields))
         if descriptor.name == "page_token" and rng.random() < 0.7:  # few are taken, and then there is a page less
