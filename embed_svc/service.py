@@ -14,6 +14,7 @@ from embed_svc.models import Manifest, Task
 from embed_svc.settings import EmbedSettings
 from embed_svc.work import Workers, in_order
 from mesh import embeddings, errors, names, pages
+from mesh.interceptors import ValidationInterceptor
 from mesh.streams import until_drained
 
 SERVICE = "poi.v1.EmbeddingService"
@@ -57,6 +58,7 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
         self._workers = workers
         self._settings = settings
         self._draining = draining
+        self._contract = ValidationInterceptor()
 
     async def DetectFaces(
         self, request: embedding_pb2.DetectFacesRequest, context: Context
@@ -97,11 +99,20 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
             response.capture_time.CopyFrom(request.capture_time)
         try:
             names.parse_store(request.parent, field="parent")
+            self._check(request.options)
             found = await self._workers.run(lambda: self._analyse(request.image, request.options), patient=True)
             response.faces.extend(_faces(found.faces, request.options))
         except errors.MeshError as error:
             response.error.CopyFrom(errors.to_status(error))
         return response
+
+    def _check(self, options: embedding_pb2.FaceOptions) -> None:
+        try:
+            self._contract.check(options)
+        except errors.InvalidArgument as error:
+            raise errors.InvalidArgument(
+                violations=[(f"options.{field}", why) for field, why in error.violations]
+            ) from None
 
     @metrics.IMAGE_SECONDS.time()
     def _analyse(self, data: bytes, options: embedding_pb2.FaceOptions) -> _Analysed:

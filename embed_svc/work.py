@@ -18,7 +18,7 @@ class Workers:
     """A pool of threads with a queue of known length in front of it. Belongs to one event loop."""
 
     def __init__(self, threads: int, max_waiting: int) -> None:
-        """At most `threads` pieces of work run at a time; `max_waiting` more may wait for `run`."""
+        """At most `threads` pieces of work run at a time; `max_waiting` more may wait for `run`, and patient ones."""
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="faces")
         self._free = asyncio.Semaphore(threads)
         self._max_waiting = max_waiting
@@ -28,18 +28,19 @@ class Workers:
         """The result of `work`, which runs in a thread when its turn comes, first come first served.
 
         Raises ResourceExhausted when too many wait already; a `patient` caller waits all the same (and must bound what
-        it sends itself). A caller cancelled while it waits leaves the queue; work that has begun runs to its end.
+        it sends itself), and keeps nobody else from waiting. A caller cancelled while it waits leaves the queue; work
+        that has begun runs to its end.
         """
         if self._free.locked() and self._waiting >= self._max_waiting and not patient:
             raise errors.ResourceExhausted(
                 f"{self._waiting} images are waiting", retry_after=_RETRY_SECONDS, reason="TOO_MANY_IMAGES"
             )
-        self._waiting += 1
+        self._waiting += not patient
         try:
             with metrics.WAITING.track_inprogress():
                 await self._free.acquire()
         finally:
-            self._waiting -= 1
+            self._waiting -= not patient
         running = self._pool.submit(work)
         loop = asyncio.get_running_loop()
         # Not when this coroutine ends: if it is cancelled the thread is still busy.

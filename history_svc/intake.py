@@ -19,6 +19,9 @@ from mesh import embeddings, names
 from mesh.errors import FailedPrecondition, InvalidArgument, MeshError, NotFound, to_status
 
 MAX_DETECTIONS = 256
+_MAX_ITEMS = 4 * MAX_DETECTIONS
+"""Detections or frames that are answered one by one. A message holds millions of empty ones, and a refusal takes fifty
+times the room of one."""
 _MAX_OBJECT_ID = 256
 _NO_BOX = (0.0, 0.0, 0.0, 0.0)
 # Of two equally sure faces the larger one is better: at most 0.001 for it.
@@ -87,7 +90,16 @@ class Intake:
     max_frame_bytes: int
 
     def read(self, request: history_pb2.AppendDetectionsRequest, oldest_ns: int, newest_ns: int) -> Batch:
-        """Sorts a request into what is sound and what is not; times must be in [oldest_ns, newest_ns]."""
+        """Sorts a request into what is sound and what is not; times must be in [oldest_ns, newest_ns].
+
+        Raises InvalidArgument when there is far too much in it to be answered one by one.
+        """
+        for name, items in (("detections", request.detections), ("frames", request.frames)):
+            if len(items) > _MAX_ITEMS:
+                raise InvalidArgument(
+                    violations=[(name, f"has {len(items)} items: {MAX_DETECTIONS} are a batch")],
+                    reason="BATCH_TOO_LARGE",
+                )
         batch = Batch(request.batch_id, frame_count=len(request.frames))
         foreign = self._foreign(request.parent)
         detections = request.detections[:MAX_DETECTIONS]

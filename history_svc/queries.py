@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import grpc
@@ -46,9 +46,10 @@ class Queries:
         """
         match query.WhichOneof("query"):
             case "image":
-                return _probes([await self._face(query.image)])
+                return await self._of_photos({f"{path}image": query.image})
             case "photos":
-                return await self._of_photos(query.photos.images, f"{path}photos.images")
+                images = query.photos.images
+                return await self._of_photos({f"{path}photos.images[{at}]": one for at, one in enumerate(images)})
             case "poi":
                 return await self._of_poi(query.poi, f"{path}poi")
             case "appearance":
@@ -57,13 +58,13 @@ class Queries:
                 vector = embeddings.decode(query.embedding, field=f"{path}embedding")[None]
                 return Probes(vector, vector)
 
-    async def _of_photos(self, images: Sequence[bytes], field: str) -> Probes:
-        """Raises the first problem, naming its photo."""
-        found = await asyncio.gather(*map(self._face, images), return_exceptions=True)
+    async def _of_photos(self, images: Mapping[str, bytes]) -> Probes:
+        """By field of the request. Raises the first problem, naming its photo."""
+        found = await asyncio.gather(*map(self._face, images.values()), return_exceptions=True)
         faces: list[Sequence[common_pb2.Embedding]] = []
-        for at, one in enumerate(found):
+        for field, one in zip(images, found, strict=True):
             if isinstance(one, grpc.aio.AioRpcError):
-                raise _of_photo(one, f"{field}[{at}]") from one
+                raise _of_photo(one, field) from one
             if isinstance(one, BaseException):
                 raise one
             faces.append(one)
@@ -105,7 +106,7 @@ class Queries:
 
 
 def _of_photo(error: grpc.aio.AioRpcError, field: str) -> Exception:
-    """What EmbeddingService said about one of several photos, in terms of our caller's request."""
+    """What EmbeddingService said about a photo, in terms of our caller's request."""
     told = from_rpc(error)
     metadata = {**told.metadata, "field": field}
     if isinstance(told, InvalidArgument):

@@ -6,7 +6,7 @@ were taken while the person was there go, those of others included, and the pict
 
 from __future__ import annotations
 
-import hashlib
+import uuid
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
@@ -82,9 +82,8 @@ class HistoryTraces:
         there = await self._history.reads.appearances(ids)
         frames = await self._frames(there.values(), subject.frames)
         if there or frames:
-            content = b"".join(sorted(there)) + "".join(sorted(frames)).encode()
-            request_id = prefix + hashlib.sha256(content).hexdigest()[:16]
-            await erasing.erase(sorted(there), request_id, frames)
+            # Not made of what it is about: a frame that came once more is to be erased once more.
+            await erasing.erase(sorted(there), prefix + uuid.uuid4().hex[:16], frames)
         return []
 
     async def _alike(self, request: erasure_pb2.FindTracesRequest) -> set[bytes]:

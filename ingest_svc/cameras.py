@@ -64,10 +64,7 @@ class CameraParser:
             else common_pb2.ALIGNMENT_UNALIGNED
         )
         reader = _Reader(message, camera_id, self._model, self._dimension)
-        found = list(_people(objects, message.problems))
-        number = sum(max(1, len(faces)) for _, _, faces in found)  # each further face of a person is one more
-        if number > self._max_objects:
-            raise Refused("TOO_MANY_OBJECTS", "objects", f"{number} objects, {self._max_objects} at most")
+        found = _people(objects, message.problems, self._max_objects)
         for index, (path, person, faces) in enumerate(found):
             reader.person(index, path, person, faces)
         reader.attach_vectors(alignment)
@@ -99,9 +96,7 @@ class _Reader:
         self._fields: list[str] = []
         self._owners: list[common_pb2.Detection] = []
 
-    def person(
-        self, index: int, path: str, person: dict[str, Any] | None, faces: list[tuple[str, dict[str, Any]]]
-    ) -> None:
+    def person(self, index: int, path: str, person: dict[str, Any] | None, faces: list[_Face]) -> None:
         """Adds a detection for the person, and one more for each further face in the box."""
         problems = self._message.problems
         try:
@@ -178,46 +173,67 @@ class _Reader:
             embedding.alignment = alignment
 
 
+_Face = tuple[str, dict[str, Any]]
+
+
 def _people(
-    objects: object, problems: list[Problem]
-) -> Iterator[tuple[str, dict[str, Any] | None, list[tuple[str, dict[str, Any]]]]]:
-    """(path, person or None, [(path, face)]) for each person and for each face without one."""
+    objects: object, problems: list[Problem], most: int
+) -> list[tuple[str, dict[str, Any] | None, list[_Face]]]:
+    """(path, person or None, [(path, face)]) for each person and for each face without one.
+
+    Raises Refused where there are more than `most`: each counts, and what stands in its place and is none, and each
+    further face of a person. A message has room for millions, so that it is counted before anything is made of it.
+    """
+    found: list[tuple[str, dict[str, Any] | None, list[_Face]]] = []
+    number = 0
+    for category, path, item in _items(objects, problems):
+        faces = _raw_faces(item) if category == "person" else None
+        number += max(1, len(faces)) if isinstance(faces, list) else 1
+        if number > most:
+            raise Refused("TOO_MANY_OBJECTS", "objects", f"more than {most} objects")
+        where = "{}[{}]".format(*path)
+        if not isinstance(item, dict):
+            problems.append(Problem("BAD_OBJECT", where, "must be an object"))
+        elif category == "face":
+            found.append((where, None, [(where, item)]))
+        else:
+            found.append((where, item, _faces(where, faces, problems)))
+    return found
+
+
+def _items(objects: object, problems: list[Problem]) -> Iterator[tuple[str, tuple[str, int], object]]:
+    """(category, (path of its list, position), object): persons, then faces."""
     if isinstance(objects, list):  # a flat list with a category in each object
-        groups: dict[str, object] = {"person": [], "face": []}
-        for position, item in enumerate(objects):
-            category = item.get("category", item.get("type", "person")) if isinstance(item, dict) else "person"
-            group = groups.get(category) if isinstance(category, str) else None
-            if isinstance(group, list):
-                group.append((f"objects[{position}]", item))
+        for category in ("person", "face"):
+            for position, item in enumerate(objects):
+                said = item.get("category", item.get("type", "person")) if isinstance(item, dict) else "person"
+                if said == category:
+                    yield category, ("objects", position), item
     elif isinstance(objects, dict):
-        groups = {}
         for category in ("person", "face"):
             items = objects.get(category) or []
             if not isinstance(items, list):
                 problems.append(Problem("BAD_OBJECT", f"objects.{category}", "must be a list"))
                 continue
-            groups[category] = [(f"objects.{category}[{position}]", item) for position, item in enumerate(items)]
+            for position, item in enumerate(items):
+                yield category, (f"objects.{category}", position), item
     else:
         raise Refused("BAD_OBJECT", "objects", "must be an object or a list")
-    for category, group in groups.items():
-        for path, item in group if isinstance(group, list) else []:
-            if not isinstance(item, dict):
-                problems.append(Problem("BAD_OBJECT", path, "must be an object"))
-            elif category == "face":
-                yield path, None, [(path, item)]
-            else:
-                yield path, item, _faces(path, item, problems)
 
 
-def _faces(path: str, person: dict[str, Any], problems: list[Problem]) -> list[tuple[str, dict[str, Any]]]:
-    sub_objects = person.get("sub_objects")
-    faces = sub_objects.get("face") if isinstance(sub_objects, dict) else None
+def _raw_faces(person: object) -> object:
+    parts = person.get("sub_objects") if isinstance(person, dict) else None
+    return parts.get("face") if isinstance(parts, dict) else None
+
+
+def _faces(path: str, faces: object, problems: list[Problem]) -> list[_Face]:
+    """(path, face) of those of a person."""
     if faces is None:
         return []
     if not isinstance(faces, list):
         problems.append(Problem("BAD_OBJECT", f"{path}.sub_objects.face", "must be a list"))
         return []
-    found: list[tuple[str, dict[str, Any]]] = []
+    found: list[_Face] = []
     for position, face in enumerate(faces):
         if isinstance(face, dict):
             found.append((f"{path}.sub_objects.face[{position}]", face))

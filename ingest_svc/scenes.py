@@ -19,6 +19,8 @@ from ingest_svc.rejections import Problem, Refused
 from mesh import names
 
 _MAX_REMEMBERED = 10_000
+_MAX_PLACES = 200
+"""Regions, and cameras, of one person: each region is a visit, and each visit names its cameras."""
 
 
 class SceneParser:
@@ -113,7 +115,10 @@ class SceneParser:
                 if not isinstance(item, dict):
                     problems.append(Problem("BAD_OBJECT", path, "must be an object"))
                 elif item.get("category", item.get("type", "person")) == "person":
-                    yield path, item
+                    if (problem := _too_many_places(item, path)) is not None:
+                        problems.append(problem)
+                    else:
+                        yield path, item
 
     def _person(self, item: dict[str, Any], path: str) -> region_pb2.SceneObject:
         person = region_pb2.SceneObject(object_id=parsing.identifier(item.get("id"), f"{path}.id"))
@@ -160,6 +165,14 @@ class SceneParser:
                 self._keys[scene_id, region_id] = key
                 return key
         return self._keys.get((scene_id, region_id), region_id)
+
+
+def _too_many_places(item: dict[str, Any], path: str) -> Problem | None:
+    for field in ("visibility", "regions", "camera_bounds"):
+        places = item.get(field)
+        if isinstance(places, list | dict) and len(places) > _MAX_PLACES:
+            return Problem("TOO_MANY_PLACES", f"{path}.{field}", f"{len(places)} items, {_MAX_PLACES} at most")
+    return None
 
 
 def _regions(item: dict[str, Any], path: str) -> list[tuple[str, object]]:

@@ -33,7 +33,7 @@ DOMAIN = "poi-mesh"
 
 # A status travels in HTTP/2 trailers (details in base64, the message a second time, percent-encoded), and a client
 # drops those above 8 KiB for a RESOURCE_EXHAUSTED of its own: say the first few things, not all of them.
-_MAX_TEXT = 200
+_MAX_TEXT_BYTES = 400  # of UTF-8; percent-encoded, each of them that is not ASCII takes three
 _MAX_METADATA_BYTES = 1000
 _MAX_VIOLATIONS_BYTES = 2000
 _DETAILS_KEY = "grpc-status-details-bin"
@@ -305,7 +305,10 @@ def from_rpc(error: grpc.aio.AioRpcError) -> MeshError:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "…"
+    encoded = text.encode()
+    if len(encoded) <= _MAX_TEXT_BYTES:
+        return text
+    return encoded[: _MAX_TEXT_BYTES - len("…".encode())].decode(errors="ignore") + "…"
 
 
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}

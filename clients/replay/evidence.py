@@ -2,7 +2,7 @@
 
 import base64
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -114,26 +114,36 @@ def _jpeg(image: Image) -> bytes:
 
 def _drawing(message: Message) -> bytes:
     image = np.full((_HEIGHT, _WIDTH, 3), 96, np.uint8)
-    objects = orjson.loads(message.payload).get("objects") or {}
-    people = objects.get("person") or []
-    for person in people:
-        _rectangle(image, person, (60, 160, 60))
-    for face in (*(objects.get("face") or []), *(each for one in people for each in _faces(one))):
-        _rectangle(image, face, (60, 60, 200))
+    objects = orjson.loads(message.payload).get("objects")
+    for person in _objects(objects, "person"):
+        _rectangle(image, person.get("bounding_box_px"), (60, 160, 60))
+        for face in _objects(person.get("sub_objects"), "face"):
+            _rectangle(image, face.get("bounding_box_px"), (60, 60, 200))
+    for face in _objects(objects, "face"):
+        _rectangle(image, face.get("bounding_box_px"), (60, 60, 200))
     caption = f"{message.camera} {iso(message.timestamp_ms)}"
     cv2.putText(image, caption, (16, 32), cv2.FONT_HERSHEY_SIMPLEX, 0.7, (255, 255, 255), 1, cv2.LINE_AA)
     return _jpeg(image)
 
 
-def _faces(person: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return (person.get("sub_objects") or {}).get("face") or []
+def _objects(groups: Any, category: str) -> Iterator[dict[str, Any]]:
+    """Those of a category, in any of the forms that cameras send; what is none is left out."""
+    flat = isinstance(groups, list)
+    items = groups if flat else groups.get(category) if isinstance(groups, dict) else None
+    for item in items if isinstance(items, list) else ():
+        if isinstance(item, dict) and (not flat or item.get("category", item.get("type", "person")) == category):
+            yield item
 
 
-def _rectangle(image: Image, seen: Mapping[str, Any], colour: tuple[int, int, int]) -> None:
-    """Of whatever has a box in pixels, as an object or as `[x, y, w, h]`."""
-    box = seen.get("bounding_box_px")
-    if not box:
-        return
-    sides = box if isinstance(box, list) else [box[side] for side in ("x", "y", "width", "height")]
-    x, y, width, height = map(round, sides)
-    cv2.rectangle(image, (x, y), (x + width, y + height), colour, 2)
+def _rectangle(image: Image, box: Any, colour: tuple[int, int, int]) -> None:
+    """Of `[x, y, width, height]` or an object with those keys; nothing of anything else."""
+    sides = (("x",), ("y",), ("width", "w"), ("height", "h"))
+    if isinstance(box, dict):
+        box = [next((box[key] for key in keys if key in box), None) for keys in sides]
+    if (
+        isinstance(box, list)
+        and len(box) == 4
+        and all(isinstance(side, int | float) and abs(side) < 1e6 for side in box)
+    ):
+        x, y, width, height = map(round, box)
+        cv2.rectangle(image, (x, y), (x + width, y + height), colour, 2)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import orjson
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, FiniteFloat, ValidationError
 
 from clients.replay.traffic import Message, epoch_ms, iso
 
@@ -20,7 +20,7 @@ _CAMERA_TOPIC = "scenescape/data/camera/"
 class Line(BaseModel):
     """One line of a recording."""
 
-    t_ms: float
+    t_ms: FiniteFloat
     topic: str
     payload: dict[str, Any]
 
@@ -45,17 +45,14 @@ class Recording:
 
         Raises:
             OSError: the file cannot be read.
-            ValueError: a line is not as described above, or has no time in its payload; says which line.
+            ValueError: a line is not as described above, or has no time in its payload; says which line. Or the file is
+                compressed and damaged.
         """
         lines = []
         try:
             with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
                 for number, text in enumerate(file, 1):
-                    try:
-                        lines.append(Line.model_validate_json(text))
-                        _payload_ms(lines[-1])
-                    except (ValidationError, ValueError) as error:
-                        raise ValueError(f"{path}, line {number} is not a recorded message: {error}") from error
+                    lines.append(_read(text, f"{path}, line {number}"))
         except (EOFError, zlib.error) as error:  # of a copy that was cut off
             raise ValueError(f"{path} is damaged: {error}") from error
         return cls(lines, shift=shift)
@@ -70,6 +67,15 @@ class Recording:
             payload = _shifted(line.payload, offset_ms) if offset_ms else line.payload
             camera = line.topic.removeprefix(_CAMERA_TOPIC) if line.topic.startswith(_CAMERA_TOPIC) else ""
             yield Message(line.t_ms, line.topic, orjson.dumps(payload), camera, _payload_ms(line) + offset_ms)
+
+
+def _read(text: bytes, where: str) -> Line:
+    try:
+        line = Line.model_validate_json(text)
+        _payload_ms(line)
+    except (ValidationError, ValueError, OverflowError) as error:
+        raise ValueError(f"{where} is not a recorded message: {error}") from error
+    return line
 
 
 def _start_of(lines: Sequence[Line]) -> int:

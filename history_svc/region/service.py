@@ -35,6 +35,9 @@ SERVICE = "poi.v1.RegionService"
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 _MAX_UPDATES = 256
+_MOST_ANSWERED = 4 * _MAX_UPDATES
+"""Updates that are answered one by one. A message holds millions of empty ones, and a refusal takes fifty times the
+room of one."""
 _EVENTS = {Event.ENTERED: region_pb2.VISIT_EVENT_ENTERED, Event.EXITED: region_pb2.VISIT_EVENT_EXITED}
 
 
@@ -136,6 +139,11 @@ class RegionServicer(region_pb2_grpc.RegionServiceServicer):
                     told = clock()
 
     async def _record(self, request: region_pb2.RecordSceneUpdatesRequest) -> region_pb2.RecordSceneUpdatesResponse:
+        if len(request.updates) > _MOST_ANSWERED:
+            raise InvalidArgument(
+                violations=[("updates", f"has {len(request.updates)} items: {_MAX_UPDATES} are a batch")],
+                reason="BATCH_TOO_LARGE",
+            )
         response = region_pb2.RecordSceneUpdatesResponse(batch_id=request.batch_id)
         now = time.time_ns() // 1_000_000
         scenes: dict[str, list[Update]] = {}

@@ -178,7 +178,7 @@ class SceneTracker:
             and (last_end is None or entered > last_end)
         )
         enter = entered if sane and entered is not None else now
-        cameras, tracks = _union((), seen.cameras), _union((), seen.tracks)
+        cameras, tracks = _union((), seen.cameras), _union((), seen.tracks)[-_MAX_TRACKS:]
         visit = Visit(self.scene, zone, object_id, enter=enter, seen=now, cameras=cameras, tracks=tracks)
         self._tracked[key] = visit
         self._tell(Event.ENTERED, visit)

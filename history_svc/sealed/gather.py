@@ -154,7 +154,7 @@ def _ordered(content: Content) -> Content:
 
 
 def _without(content: Content, erased: Erased) -> Content:
-    if not erased.appearances:
+    if not erased.appearances and not erased.frames:
         return content
     gone = {appearance_number(one) for one in erased.appearances}
     at = np.flatnonzero(~np.isin(content.owners, np.array(list(gone), np.int64)))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
+from mesh.interceptors.rules import is_ignored, rules_of
+
 _NS: Final = 1_000_000_000
 _TIMES: Final = ("timestamp", "duration")
 
@@ -45,7 +47,7 @@ class Times:
 def _leads(field: Any, seen: set[str]) -> bool:
     """Whether the field is a time that is constrained, or has one inside."""
     kind = field.message_type
-    if kind is None or kind.GetOptions().map_entry:
+    if kind is None or kind.GetOptions().map_entry or is_ignored(field):
         return False
     if _constrained(field) is not None:
         return True
@@ -57,8 +59,6 @@ def _leads(field: Any, seen: set[str]) -> bool:
 
 def _constrained(field: Any) -> str | None:
     """As what kind of time the contract constrains a field; None for none."""
-    for option, rules in field.GetOptions().ListFields():
-        if option.full_name == "buf.validate.field":
-            kind = rules.WhichOneof("type")
-            return kind if kind in _TIMES else None
-    return None
+    rules = rules_of(field)
+    kind = rules.WhichOneof("type") if rules is not None else None
+    return kind if kind in _TIMES else None

@@ -10,6 +10,7 @@ from protovalidate import FieldPathPb, Validator
 
 from mesh.errors import InvalidArgument
 from mesh.interceptors.base import Behaviour, Interceptor, Rpc
+from mesh.interceptors.sizes import Sizes
 from mesh.interceptors.times import Times
 
 
@@ -18,7 +19,7 @@ class ValidationInterceptor(Interceptor):
 
     def __init__(self) -> None:
         self._validator = Validator()
-        self._times = Times()
+        self._sizes, self._times = Sizes(), Times()
         self._constrained: dict[type[Any], bool] = {}
 
     def wrap(self, rpc: Rpc, behaviour: Behaviour) -> Behaviour:
@@ -45,9 +46,11 @@ class ValidationInterceptor(Interceptor):
             self._constrained[kind] = constrained
         if not constrained:
             return
-        problems = [violation.proto for violation in self._validator.collect_violations(message)]
-        wrong = [(field_path(problem.field), problem.message or problem.rule_id) for problem in problems]
-        wrong += self._times.wrong(message)
+        wrong = list(self._sizes.wrong(message))
+        if not wrong:
+            problems = [violation.proto for violation in self._validator.collect_violations(message)]
+            wrong = [(field_path(problem.field), problem.message or problem.rule_id) for problem in problems]
+            wrong += self._times.wrong(message)
         if wrong:
             raise InvalidArgument(violations=wrong)
 

@@ -110,6 +110,22 @@ def test_a_bomb_is_refused_by_its_header(header: Any, size: tuple[int, int], mon
     assert refusal(header(*size)).reason == "IMAGE_TOO_LARGE"
 
 
+@pytest.mark.parametrize("length", [0xFCFF0173, 0x7FFFFFFF, 5000])
+def test_a_png_with_a_chunk_beyond_its_end_is_refused_unread(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The decoder made room for it first: 249 bytes, which fuzzing found, took 4 GB."""
+    data = bytearray(encoded(".png", picture(9, 13)))
+    at = data.index(b"IDAT") - 4
+    data[at : at + 4] = struct.pack(">I", length)
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("nothing may be decoded"))
+
+    assert refusal(bytes(data)).reason == "IMAGE_UNDECODABLE"
+
+
+def test_what_follows_the_end_of_a_png_is_left_alone() -> None:
+    data = encoded(".png", picture()) + b"\xff" * 20
+    assert images.decode(data, **LIMITS).shape == (60, 80, 3)
+
+
 def test_a_real_image_over_the_limit_is_refused_and_one_at_the_limit_is_not() -> None:
     data = encoded(".png", np.zeros((1000, 2000, 3), np.uint8))
     assert images.decode(data, **{**LIMITS, "max_pixels": 2_000_000}).shape == (1000, 2000, 3)

@@ -137,6 +137,7 @@ async def test_a_bad_frame_is_answered_and_the_stream_goes_on(stub: Stub, frames
     images = [jpeg(image) for image in frames(BOTH)[:8]]
     sent = [frame(number, image) for number, image in enumerate(images)]
     sent[2].image = images[2][:500]
+    sent[3].options.min_confidence = 2
     sent[4].image = b""
     sent[5].parent = "nowhere"
     sent[6].image = png_header(30_000, 30_000)
@@ -146,10 +147,14 @@ async def test_a_bad_frame_is_answered_and_the_stream_goes_on(stub: Stub, frames
     reasons = {answer.frame_id: errors.from_status(answer.error).reason for answer in got if answer.HasField("error")}
     assert reasons == {
         "f2": "IMAGE_UNDECODABLE",
+        "f3": "INVALID_ARGUMENT",
         "f4": "IMAGE_UNDECODABLE",
         "f5": "INVALID_NAME",
         "f6": "IMAGE_TOO_LARGE",
     }
+    options = errors.from_status(got[3].error)
+    assert isinstance(options, errors.InvalidArgument)
+    assert [field for field, _ in options.violations] == ["options.min_confidence"]
     assert all(answer.error.code == code_pb2.INVALID_ARGUMENT for answer in got if answer.frame_id in reasons)
     assert all(bool(answer.faces) == (answer.frame_id not in reasons) for answer in got)
 

@@ -47,6 +47,22 @@ async def test_more_than_may_wait_is_refused_and_a_patient_caller_waits() -> Non
     await workers.close()
 
 
+async def test_patient_callers_do_not_take_the_room_of_others() -> None:
+    """Frames of a few streams that wait would otherwise keep every single image out."""
+    workers, gate = Workers(threads=1, max_waiting=1), Gate()
+    running = asyncio.create_task(workers.run(gate))
+    await gate.wait_begun()
+    patient = [asyncio.create_task(workers.run(gate, patient=True)) for _ in range(5)]
+    await asyncio.sleep(0)
+
+    waiting = asyncio.create_task(workers.run(gate))
+    gate.open.set()
+
+    assert await running == 1
+    assert sorted([*await asyncio.gather(*patient), await waiting]) == [2, 3, 4, 5, 6, 7]
+    await workers.close()
+
+
 async def test_a_caller_that_leaves_the_queue_is_never_worked_for() -> None:
     workers, gate = Workers(threads=1, max_waiting=5), Gate()
     running = asyncio.create_task(workers.run(gate))

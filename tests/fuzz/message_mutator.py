@@ -45,7 +45,9 @@ _STATES: tuple[Any, ...] = (
     *({"before": 1, "at": 0.5, "id": 7}, {"start_ns": 2**70, "id": "00"}, {"enter": "1", "id": "\ud7ff"}),
 )
 """What a client may forge into a page token."""
-_SAID = 300
+_STEPS = (-86400, -3600, -60, -11, -3, -1, 0, 1, 3, 11, 60)
+"""Seconds from a time that is sound to another."""
+_SAID = 50
 
 
 class MessageMutator:
@@ -53,14 +55,24 @@ class MessageMutator:
 
     def __init__(self, texts: Iterable[str], contents: Iterable[bytes]) -> None:
         self._texts, self._contents = list(texts), list(contents)
-        self._said: deque[str] = deque(maxlen=_SAID)
+        self._said: dict[str, deque[str]] = {}
+        self._usual: dict[str, list[str]] = {}
+
+    def learn(self, message: Message) -> None:
+        """What stands in the fields of a sound request is worth a try in others, too."""
+        for descriptor, value in message.ListFields():
+            for one in value if descriptor.is_repeated else (value,):
+                if isinstance(one, str):
+                    self._usual.setdefault(descriptor.full_name, []).append(one)
+                elif isinstance(one, Message):
+                    self.learn(one)
 
     def hear(self, answer: Message) -> None:
         """Names, cursors and page tokens in an answer lead on."""
         for descriptor, value in answer.ListFields():
             for one in value if descriptor.is_repeated else (value,):
                 if isinstance(one, str):
-                    self._said.append(one)
+                    self._said.setdefault(_shape(one), deque(maxlen=_SAID)).append(one)
                 elif isinstance(one, Message):
                     self.hear(one)
 
@@ -70,9 +82,15 @@ class MessageMutator:
         if not fields:
             return
         if message.DESCRIPTOR.full_name == "google.protobuf.Timestamp" and rng.random() < 0.7:
-            message.seconds, message.nanos = rng.choice(_SECONDS), rng.choice(_NANOS)  # type: ignore[attr-defined]
+            if rng.random() < 0.5:
+                message.seconds, message.nanos = rng.choice(_SECONDS), rng.choice(_NANOS)  # type: ignore[attr-defined]
+            else:
+                seconds = message.seconds + rng.choice(_STEPS)  # type: ignore[attr-defined]
+                message.seconds = max(-(2**63), min(2**63 - 1, seconds))  # type: ignore[attr-defined]
             return
         descriptor: Any = rng.choice(list(fields))
+        if descriptor.name == "page_token" and rng.random() < 0.7:  # few are taken, and then there is a page less
+            descriptor = rng.choice(list(fields))
         if descriptor.name == "page_token" and rng.random() < 0.5:
             message.page_token = _forged(message, rng)  # type: ignore[attr-defined]
         elif rng.random() < 0.1:
@@ -116,7 +134,14 @@ class MessageMutator:
         if isinstance(value, float):
             return rng.choice((*_FLOATS, rng.random()))
         if isinstance(value, str):
-            return self._text(value, rng)
+            if descriptor.name.endswith("detection_id") and rng.random() < 0.5:
+                return rng.randbytes(16).hex()
+            usual = self._usual.get(descriptor.full_name, ())
+            kind = rng.random()
+            if usual and kind < 0.3:
+                return rng.choice(usual)
+            said = self._said.get(_shape(value or rng.choice(usual or ("",))))
+            return rng.choice(said) if said and kind < 0.65 else self._text(value, rng)
         if value and rng.random() < 0.5:
             return atheris.Mutate(value, 2 * len(value) + 16)
         return rng.choice((b"", b"x", *self._contents))
@@ -126,11 +151,16 @@ class MessageMutator:
         if kind < 0.35:
             return rng.choice(self._texts)
         if kind < 0.6 and self._said:
-            return rng.choice(self._said)
+            return rng.choice(self._said[rng.choice(list(self._said))])
         if kind < 0.8 or not value:
             return rng.choice(_TEXTS)
         mutated: bytes = atheris.Mutate(value.encode(), 2 * len(value) + 8)
         return mutated.decode(errors="ignore")
+
+
+def _shape(text: str) -> str:
+    """The collections of a resource name; of other texts nothing."""
+    return "/".join(text.split("/")[::2]) if text.startswith("stores/") else ""
 
 
 def _forged(request: Message, rng: random.Random) -> str:

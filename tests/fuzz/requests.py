@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+import re
+import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,14 +13,23 @@ import grpc
 import uvloop
 from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, status_pb2
+from protovalidate import Validator
 
-from tests.fuzz.inprocess import InProcess, Method
+from mesh import names
+from mesh.interceptors.validation import field_path
+from tests.fuzz.inprocess import Answer, InProcess, Method
+from tests.fuzz.logs import WatchedLog
 from tests.fuzz.message_mutator import MessageMutator, pack, unpack
 from tests.fuzz.target import Finding, Target
 
 _OURS = frozenset({code_pb2.INTERNAL, code_pb2.UNKNOWN, code_pb2.UNIMPLEMENTED})
 """What no item of an answer may be refused with."""
 
+
+_LAWFUL = 0.8
+"""How many of the requests that are sent are such as the contract allows."""
+_BATCH = 256
+"""Items of a message on a stream."""
 
 Seeds = Mapping[str, Iterable[Message]]
 """By the method's name: requests one by one or, to a method that takes a stream, also all on one."""
@@ -38,14 +49,21 @@ class Requests:
         metadata: Sequence[tuple[str, str]] = (),
     ) -> None:
         """`texts` and `contents`: strings and bytes that are worth a try. `metadata`: of every call."""
+        contents = list(contents)
+        self._log = sys.stderr = WatchedLog(contents)
         self._service = InProcess(module, env, uvloop.new_event_loop(), metadata)
         self._methods = self._service.methods
         self._mutator = MessageMutator(texts, contents)
         known = {method.path.rpartition("/")[2]: place for place, method in enumerate(self._methods)}
         if unknown := seeds.keys() - known.keys():
             raise ValueError(f"no such method: {unknown}; there are {sorted(known)}")
+        self._validator = Validator()
+        self._lawful: dict[type[Message], list[Message]] = {method.request: [] for method in self._methods}
         self._seeds = [pack(place, []) for place in range(len(self._methods))]
         for name, messages in seeds.items():
+            self._lawful[self._methods[known[name]].request] += (messages := list(messages))
+            for message in messages:
+                self._mutator.learn(message)
             all_of_them = [message.SerializeToString() for message in messages]
             if self._methods[known[name]].takes_stream:
                 self._seeds.append(pack(known[name], all_of_them))
@@ -60,6 +78,9 @@ class Requests:
     def _test(self, data: bytes) -> None:
         method, messages = self._read(data)
         answer = self._service.call(method, messages)
+        self._log.check()
+        if method.takes_stream and method.gives_stream:
+            _check_stream(method, messages, answer)
         for response in answer.responses:
             response.SerializeToString()
             check(response)
@@ -85,10 +106,49 @@ class Requests:
         method, messages = self._read(data)
         for _ in range(rng.choice((1, 1, 2, 3, 8))):
             self._mutator.mutate(rng.choice(messages), rng)
+        if rng.random() < _LAWFUL:
+            for message in messages:
+                self._repair(message, rng.choice(self._lawful[method.request] or [method.request()]))
         if method.takes_stream and rng.random() < 0.2:
             messages.append(messages[rng.randrange(len(messages))])
         mutated = pack(self._methods.index(method), [message.SerializeToString() for message in messages])
         return mutated if len(mutated) <= largest else data
+
+    def _repair(self, message: Message, lawful: Message) -> None:
+        """Takes the fields that the contract refuses from a request that it does not: most chances end there."""
+        for violation in self._validator.collect_violations(message):
+            path = field_path(violation.proto.field)
+            field = re.split(r"[.\[]", path)[0]
+            oneof = message.DESCRIPTOR.oneofs_by_name.get(field)
+            if oneof is not None:
+                field = lawful.WhichOneof(field) or ""
+            descriptor = message.DESCRIPTOR.fields_by_name.get(field)
+            if descriptor is None:
+                continue
+            message.ClearField(field)
+            part = type(lawful)()
+            part.CopyFrom(lawful)
+            for other, _ in lawful.ListFields():
+                if other.name != field:
+                    part.ClearField(other.name)
+            message.MergeFrom(part)
+
+
+def _check_stream(method: Method, messages: Sequence[Message], answer: Answer) -> None:
+    """One answer a message in their order, whatever is wrong with an item of it: that is in every contract."""
+    if answer.code is grpc.StatusCode.OK:
+        if len(answer.responses) != len(messages):
+            raise Finding(f"{method.path} answers {len(answer.responses)} of {len(messages)} messages")
+    elif not any(_is_no_batch(message) for message in messages[: len(answer.responses) + 1]):
+        raise Finding(f"{method.path} ends its stream with {answer.code.name} after {len(answer.responses)} messages")
+
+
+def _is_no_batch(message: Any) -> bool:
+    """Whether it has more items than a batch may have, or is not of a store."""
+    if any(descriptor.is_repeated and len(value) > _BATCH for descriptor, value in message.ListFields()):
+        return True
+    store, _, store_id = message.parent.partition("/") if hasattr(message, "parent") else ("stores", "", "x")
+    return store != "stores" or not names.is_id(store_id)
 
 
 def check(message: Message) -> None:
@@ -131,7 +191,7 @@ async def nothing(**env: str) -> Mapping[str, str]:
     target = await nobody()
     neighbours = {f"POI_{name}_TARGET": target for name in ("EMBED", "MATCH", "HISTORY", "REGION", "ALERT")}
     return {
-        "POI_LOG_LEVEL": "error",
+        "POI_LOG_LEVEL": "debug",  # all of it is read: `tests.fuzz.logs`
         "POI_LOG_FORMAT": "json",
         "POI_METRICS_LISTEN": "",
         "POI_HEARTBEAT_SECONDS": "1",

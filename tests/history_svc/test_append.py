@@ -7,7 +7,7 @@ from google.protobuf.any_pb2 import Any
 from google.rpc import error_details_pb2
 from poi.v1 import common_pb2, history_pb2
 
-from mesh.errors import Draining, from_rpc
+from mesh.errors import Draining, InvalidArgument, from_rpc
 from mesh.local import Service
 from tests.history_svc.client import STORE, Client, detection
 from tests.history_svc.conftest import StartHistory
@@ -150,6 +150,29 @@ async def test_what_is_over_256_detections_is_refused(client: Client) -> None:
         (256, "BATCH_TOO_LARGE"),
         (257, "BATCH_TOO_LARGE"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("field", "huge"),
+    [
+        ("detections", history_pb2.AppendDetectionsRequest(parent=STORE, detections=[common_pb2.Detection()] * 1025)),
+        ("frames", history_pb2.AppendDetectionsRequest(parent=STORE, frames=[history_pb2.FrameUpload()] * 1025)),
+    ],
+    ids=["detections", "frames"],
+)
+async def test_a_batch_that_is_far_too_large_is_not_answered_item_by_item(
+    any_client: Client, field: str, huge: history_pb2.AppendDetectionsRequest
+) -> None:
+    """A message has room for millions of empty ones, and each refusal takes fifty times the room of one."""
+    good = history_pb2.AppendDetectionsRequest(parent=STORE, batch_id=1)
+    answers = any_client.stream([good, huge])
+    answered = [(await anext(answers)).batch_id]
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await anext(answers)
+
+    error = from_rpc(raised.value)
+    assert isinstance(error, InvalidArgument)
+    assert (error.reason, [path for path, _ in error.violations], answered) == ("BATCH_TOO_LARGE", [field], [1])
 
 
 async def test_a_stream_is_answered_and_then_ended_when_the_server_stops(start: StartHistory) -> None:

@@ -8,17 +8,21 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import cast
 
 import grpc
 import pytest
-from poi.v1 import common_pb2, history_pb2
+from poi.v1 import common_pb2, erasure_pb2, history_pb2
 
 from history_svc.erasure import Receipt
 from history_svc.index import Probes, Scope
+from history_svc.queries import Queries
 from history_svc.records import Frame, appearance_number
 from history_svc.sealed import files
+from history_svc.search import Searches
 from history_svc.settings import Settings
 from history_svc.store import History
+from history_svc.traces import HistoryTraces
 from mesh import embeddings
 from mesh.embeddings import FACE_MODEL
 from mesh.errors import InvalidArgument, NotFound, from_rpc
@@ -95,6 +99,52 @@ async def _of_victim(history: History) -> list[bytes]:
 async def _found(history: History) -> int:
     probe = unit(VICTIM)[None]
     return len(history.index.search(Probes(probe, probe), 0.5, Scope()).numbers)
+
+
+@pytest.mark.parametrize("is_sealed", [False, True])
+async def test_a_frame_that_is_erased_without_any_appearance_is_in_no_file(tmp_path: Path, is_sealed: bool) -> None:
+    """Its record stayed in the segment: it was still listed, and reading it was DATA_LOSS."""
+    settings = _settings(tmp_path)
+    picture, other = upload(jpeg(1)), upload(jpeg(2))
+    async with erasing(settings) as history:
+        (first, *_) = await append(history, _detections(0, 1))
+        picture.appearances.append(f"{STORE}/appearances/{first.hex()}")
+        request = history_pb2.AppendDetectionsRequest(parent=STORE, frames=[picture, other])
+        appending = history.append(history.read(request))
+        assert appending.frames is not None
+        assert await appending.frames == [None] * 2
+        if is_sealed:
+            await append(history, _detections(1, SEAL))
+            await sealed(history, 1)
+        frame_id = _frame_id(history, picture)
+
+        receipt = await history.erasing.erase((), "request-1", [frame_id])
+
+        assert (receipt.appearances, receipt.frames) == (0, 1)
+        assert await history.reads.frame(frame_id) is None
+        assert await history.reads.frame(_frame_id(history, other)) is not None
+        shown = await history.reads.appearance(first)
+        assert shown is not None
+        assert shown.frames == ()
+        assert _leaks(tmp_path / "data", [frame_id.encode(), bytes.fromhex(frame_id), picture.image]) == []
+
+
+async def test_a_frame_that_comes_once_more_is_erased_once_more(tmp_path: Path) -> None:
+    """The eraser looks again when all services are done; what it found was taken for a repeat of its first request."""
+    request = history_pb2.AppendDetectionsRequest(parent=STORE, frames=[upload(jpeg(1))])
+    async with erasing(_settings(tmp_path)) as history:
+        traces = HistoryTraces(history, cast(Searches, None), cast(Queries, None), 0.5)
+        for _ in range(2):
+            appending = history.append(history.read(request))
+            assert appending.frames is not None
+            assert await appending.frames == [None]
+            frame_id = _frame_id(history, request.frames[0])
+            assert await history.reads.frame(frame_id) is not None
+            subject = erasure_pb2.TraceSubject(frames=[f"{STORE}/frames/{frame_id}"])
+
+            await traces.erase("store-1", subject, f"{STORE}/personErasures/e1")
+
+            assert await history.reads.frame(frame_id) is None
 
 
 async def test_what_is_erased_is_in_no_file_and_the_rest_is_as_it_was(tmp_path: Path) -> None:

@@ -134,6 +134,21 @@ async def test_a_journey_by_photos(wired: Client, others: Neighbours) -> None:
     assert _path(journey) == [("door", 100, 110)]
 
 
+async def test_a_photo_without_a_face_is_named_as_it_was_sent(wired: Client) -> None:
+    query = history_pb2.AppearanceQuery(image=b"a wall")
+    erasing = history_pb2.EraseAppearancesRequest(
+        parent=STORE, selection=history_pb2.AppearanceSelection(query=query), validate_only=True
+    )
+
+    with pytest.raises(grpc.aio.AioRpcError) as journey:
+        await wired.stub.GetJourney(history_pb2.GetJourneyRequest(parent=STORE, query=query))
+    with pytest.raises(grpc.aio.AioRpcError) as erasure:
+        await wired.stub.EraseAppearances(erasing)
+
+    fields = [from_rpc(raised.value).metadata["field"] for raised in (journey, erasure)]
+    assert fields == ["query.image", "selection.query.image"]
+
+
 @pytest.mark.parametrize(
     ("query", "field"),
     [

@@ -64,6 +64,49 @@ def test_the_faces_of_one_person_are_counted_as_objects() -> None:
     assert refused.value.problem.reason == "TOO_MANY_OBJECTS"
 
 
+@pytest.mark.parametrize(
+    "objects",
+    [
+        {"person": [1] * 501},
+        {"person": [], "face": ["x"] * 501},
+        {"person": [{}] * 250, "face": [{}] * 251},
+        {"person": [{"id": 1, "sub_objects": {"face": [0] * 501}}]},
+        [{"category": "face"}] * 501,
+        [None] * 501,
+    ],
+)
+def test_what_stands_in_the_place_of_objects_is_counted(objects: object) -> None:
+    """A message has room for two million of these, each with its own explanation."""
+    with pytest.raises(Refused) as refused:
+        parse({"timestamp": 1, "objects": objects})
+
+    assert refused.value.problem.reason == "TOO_MANY_OBJECTS"
+
+
+def test_objects_of_other_kinds_are_not_counted() -> None:
+    others = [{"category": "vehicle"}] * 1000
+
+    assert len(parse({"timestamp": 1, "objects": [*others, {"id": 1}]}).detections) == 1
+    assert len(parse({"timestamp": 1, "objects": {"vehicle": others, "person": [{"id": 1}]}}).detections) == 1
+
+
+@pytest.mark.parametrize("field", ["visibility", "regions", "camera_bounds"])
+def test_a_person_in_more_places_than_there_are_costs_itself(field: str) -> None:
+    """Each region became a visit that is kept for a week, and each visit named all cameras."""
+    names = [f"n{number}" for number in range(201)]
+    crowd = {"id": 1, field: names if field == "visibility" else dict.fromkeys(names)}
+    message = {"timestamp": 1, "objects": [crowd, {"id": 2}]}
+    parser = SceneParser("s1", max_objects=500)
+
+    update, problems = parser.parse("scene", orjson.dumps(message))
+    event, problems_of_event = parser.parse_event("scene", "door", orjson.dumps(message))
+
+    assert [one.object_id for one in update.objects] == [one.object_id for one in event.objects] == ["2"]
+    expected = [("TOO_MANY_PLACES", f"objects[0].{field}")]
+    assert [(one.reason, one.field) for one in problems] == expected
+    assert [(one.reason, one.field) for one in problems_of_event] == expected
+
+
 async def test_a_batch_that_no_message_can_hold_does_not_hold_up_the_others() -> None:
     object_with_many_cameras = region_pb2.SceneObject(object_id="1", cameras=["stores/s1/cameras/c"] * 500_000)
     recorder = Recorder()

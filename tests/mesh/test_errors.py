@@ -58,10 +58,12 @@ def test_status_carries_error_info_and_bad_request() -> None:
     assert [(item.field, item.description) for item in bad.field_violations] == [("image", "is empty")]
 
 
-def test_a_status_never_outgrows_http2_trailers() -> None:
+@pytest.mark.parametrize("letters", ["äöü", "abc", "\U0001f600\U0001f601\U0001f602"])
+def test_a_status_never_outgrows_http2_trailers(letters: str) -> None:
+    field, description, value = tuple(letters)
     worst = errors.InvalidArgument(
-        violations=[(f"detections[{row}].{'ä' * 900}", "ö" * 900) for row in range(1000)],
-        metadata={f"key{key}": "ü" * 5000 for key in range(100)},
+        violations=[(f"detections[{row}].{field * 900}", description * 900) for row in range(1000)],
+        metadata={f"key{key}": value * 5000 for key in range(100)},
     )
     status = errors.to_status(worst)
     assert len(status.SerializeToString()) * 4 / 3 + 3 * len(status.message.encode()) < 8192

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -13,9 +13,7 @@ import redis.asyncio
 import redis.exceptions
 import uvloop
 
-from mesh.errors import ResourceExhausted
-from mesh.interceptors.errors import translate
-from mesh.redis import BLOCK_MS, Redis, connect
+from mesh.redis import BLOCK_MS, connect
 
 Start = Callable[[], subprocess.Popen[bytes]]
 
@@ -89,35 +87,3 @@ def test_a_connection_that_is_closed_before_its_handshake_is_made_again(
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         assert runner.run(ping())
     assert closed
-
-
-async def _command(client: Redis) -> None:
-    await client.set("key", b"more")
-
-
-async def _script(client: Redis) -> None:
-    await client.eval("return redis.call('set', KEYS[1], 'more')", 1, "key")
-
-
-async def _transaction(client: Redis) -> None:
-    async with client.pipeline(transaction=True) as pipe:
-        pipe.set("key", b"more")
-        await pipe.execute()
-
-
-@pytest.mark.parametrize("write", [_command, _script, _transaction])
-async def test_a_redis_that_is_full_is_exhausted(
-    start: Start, port: int, write: Callable[[Redis], Awaitable[None]]
-) -> None:
-    start()
-    async with connect(f"redis://127.0.0.1:{port}") as client:
-        await client.set("key", b"value")
-        await client.config_set("maxmemory", 1)  # the policy of Redis itself: nothing is evicted
-
-        with pytest.raises(redis.exceptions.RedisError) as raised:
-            await write(client)
-
-        told = translate(raised.value)
-        assert isinstance(told, ResourceExhausted)
-        assert told.reason == "STATE_FULL"
-        assert await client.get("key") == b"value", "what is there can be read"

@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
+from poi.v1 import delivery_pb2, history_pb2, poi_pb2, watchlist_pb2
 
 from mesh import errors
 from mesh.interceptors.validation import ValidationInterceptor, has_constraints
@@ -65,6 +66,55 @@ async def test_good_messages_pass_every_kind_of_rpc(echo: Any, pb: Any) -> None:
     assert [reply.text async for reply in echo.stub.Chat(iter([hello, hello]))] == ["hello", "hello"]
     assert [reply.text async for reply in echo.stub.Exchange(iter([hello]))] == ["hello"]
     assert [reply.text async for reply in echo.stub.Free(iter([pb.FreeRequest(text="x" * 99)]))] == ["x" * 99]
+
+
+@pytest.mark.parametrize(
+    ("request_message", "field"),
+    [
+        (history_pb2.SearchAppearancesRequest(parent="stores/s", image=b"x", cameras=["?"] * 1001), "cameras"),
+        (
+            history_pb2.EraseAppearancesRequest(
+                parent="stores/s", appearances=history_pb2.AppearanceNames(names=["?"] * 1001)
+            ),
+            "appearances.names",
+        ),
+        (
+            watchlist_pb2.CreateWatchlistRequest(
+                parent="stores/s",
+                watchlist=watchlist_pb2.Watchlist(
+                    overrides=[
+                        watchlist_pb2.CameraGroupOverride(),
+                        watchlist_pb2.CameraGroupOverride(cameras=["?"] * 1001),
+                    ]
+                ),
+            ),
+            "watchlist.overrides[1].cameras",
+        ),
+        (
+            delivery_pb2.CreateTargetRequest(
+                parent="stores/s",
+                target=delivery_pb2.Target(
+                    webhook=delivery_pb2.WebhookTarget(headers={f"?{number}": "" for number in range(21)})
+                ),
+            ),
+            "target.webhook.headers",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_of_a_list_that_is_too_long_no_item_is_looked_at(request_message: Any, field: str) -> None:
+    """A message has room for millions of wrong ones: to find them all took a minute and gigabytes."""
+    with pytest.raises(errors.InvalidArgument) as caught:
+        ValidationInterceptor().check(request_message)
+    assert [path for path, _ in caught.value.violations] == [field]
+
+
+def test_what_the_contract_leaves_to_the_handler_is_left_alone() -> None:
+    """A row of an import, for one: it is answered, and the stream goes on."""
+    row = poi_pb2.ImportPoisRequest(request=poi_pb2.CreatePoiRequest(images=[b""] * 11))
+    ValidationInterceptor().check(row)
+    with pytest.raises(errors.InvalidArgument):
+        ValidationInterceptor().check(row.request)
 
 
 def test_types_without_constraints_are_recognised(pb: Any) -> None:

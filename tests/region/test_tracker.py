@@ -155,6 +155,12 @@ def test_tracks_are_those_of_any_of_it() -> None:
     assert visit.tracks == tuple(f"cam:c2:{number}" for number in range(100, 200))
 
 
+def test_an_entry_with_more_tracks_than_are_kept_has_the_latest() -> None:
+    tracker = after(at(1, seen("ann", "door", tracks=[f"cam:c1:{number}" for number in range(150)])))
+    (visit,) = tracker.take_changes().visits.values()
+    assert visit.tracks == tuple(f"cam:c1:{number}" for number in range(50, 150))
+
+
 def test_a_person_listed_twice_is_one_person() -> None:
     tracker = after(at(1, seen("ann", "door", cameras=["c1"]), seen("ann", "till", "door", cameras=["c2"])))
     assert told(tracker.take_changes()) == [("entered", "ann", "door", 1), ("entered", "ann", "till", 1)]

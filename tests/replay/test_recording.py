@@ -1,4 +1,5 @@
 import gzip
+from collections.abc import Callable
 from pathlib import Path
 
 import orjson
@@ -64,10 +65,27 @@ def test_a_line_that_is_no_message_is_named(tmp_path: Path) -> None:
         Recording.load(path)
 
 
-def test_a_copy_that_was_cut_off_is_said_to_be_damaged(tmp_path: Path) -> None:
-    path = tmp_path / "cut.jsonl.gz"
-    path.write_bytes(gzip.compress(scene_line().model_dump_json().encode() * 50)[:-20])
-    with pytest.raises(ValueError, match=r"cut\.jsonl\.gz"):
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"t_ms": NaN, "topic": "x", "payload": {"timestamp": 1}}',
+        '{"t_ms": 0, "topic": "x", "payload": {"timestamp": 1e999}}',
+    ],
+)
+def test_a_time_that_is_none_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text(line)
+    with pytest.raises(ValueError, match=r"bad\.jsonl, line 1 is not a recorded message"):
+        Recording.load(path)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda packed: packed[:-20], lambda packed: packed[:20] + b"\xff" * 9 + packed[29:]]
+)
+def test_a_recording_that_was_cut_off_or_damaged_is_named(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / "bad.jsonl.gz"
+    path.write_bytes(damage(gzip.compress(scene_line().model_dump_json().encode() * 3)))
+    with pytest.raises((ValueError, gzip.BadGzipFile), match=r"bad|CRC"):
         Recording.load(path)
 
 

@@ -23,12 +23,12 @@ RATES = {
     "images": 140,
     "embeddings": 500,
     "tokens": 5000,
-    "embed": 100,
-    "match": 260,
-    "history": 150,
-    "region": 190,
-    "alert": 380,
+    "embed": 8,
+    "match": 60,
+    "history": 60,
+    "region": 75,
+    "alert": 80,
     "ingest": 30,
-    "audit": 40,
+    "audit": 30,
 }
 """Executions a second that any machine of two cores manages: with a seed, a target ends after so many."""

@@ -10,6 +10,7 @@ from poi.v1 import alert_pb2, common_pb2, delivery_pb2, feedback_pb2
 
 from tests.alert_svc.support import candidate
 from tests.fuzz import traces
+from tests.fuzz.logs import NAME
 from tests.fuzz.requests import Requests, Seeds, nothing
 from tests.fuzz.target import Target
 
@@ -22,6 +23,7 @@ def make() -> Target:
     """With an alert, a report and a target that writes to the log."""
     raised = candidate(STORE, "a1", "p1")
     raised.match.watchlists.append(LIST)
+    raised.match.display_name = NAME
     target = delivery_pb2.Target(
         display_name="Log",
         enabled=True,

@@ -1,22 +1,46 @@
-"""HistoryService, with neighbours that know nobody."""
+"""HistoryService, with neighbours that see a face on each photo, know a person of interest, and had visits to zones."""
 
 from __future__ import annotations
 
 import time
-from functools import partial
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
 
 import cv2
 import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
-from poi.v1 import common_pb2, history_pb2
+from poi.v1 import common_pb2, history_pb2, poi_pb2, region_pb2
 
 from tests.fuzz import traces
 from tests.fuzz.requests import Requests, Seeds, nothing
 from tests.fuzz.target import Target
+from tests.history_svc.neighbours import neighbours
 from tests.support import detection, embedding, unit
 
 STORE = "stores/store-1"
-CAMERA = f"{STORE}/cameras/Camera_01"
+CAMERA, POI = f"{STORE}/cameras/Camera_01", f"{STORE}/pois/p1"
+_running = AsyncExitStack()
+
+
+async def _env() -> Mapping[str, str]:
+    others = await _running.enter_async_context(neighbours())
+    others.face = [embedding(unit(1), alignment=alignment) for alignment in common_pb2.Alignment.values()[1:3]]
+    others.pois[POI] = poi_pb2.Poi(name=POI, references=[poi_pb2.Reference(embeddings=others.face)])
+    now = int(time.time())
+    others.visits = [
+        region_pb2.Visit(
+            name=f"{STORE}/visits/{number}",
+            zone=f"{STORE}/scenes/s1/zones/{number % 2}",
+            object_id=f"person {number % 3}",
+            enter_time=Timestamp(seconds=now - 60 - number),
+            last_seen_time=Timestamp(seconds=now - 50),
+            cameras=[CAMERA],
+            tracks=["cam:Camera_01:1"] if number % 2 else [],
+        )
+        for number in range(5)
+    ]
+    targets = ("POI_EMBED_TARGET", "POI_MATCH_TARGET", "POI_REGION_TARGET")
+    return {**await nothing(), **dict.fromkeys(targets, others.target)}
 
 
 def make() -> Target:
@@ -70,4 +94,4 @@ def make() -> Target:
     }
     texts = (STORE, CAMERA, appearance, seen[0].detection_id, "Camera_01", "1", "2", face.model, f"{STORE}/pois/p1")
     contents = [face.vector, unit(2).tobytes(), b"\0" * 1024, b"\xff" * 1024, image, image[:40]]
-    return Requests("history_svc", partial(nothing), seeds=seeds, texts=texts, contents=contents).target()
+    return Requests("history_svc", _env, seeds=seeds, texts=texts, contents=contents).target()

@@ -10,6 +10,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from poi.v1 import common_pb2, match_pb2, poi_pb2, watchlist_pb2
 
 from tests.fuzz import traces
+from tests.fuzz.logs import NAME
 from tests.fuzz.requests import Requests, Seeds, nothing
 from tests.fuzz.target import Target
 from tests.match_svc.standin import picture, standing_in
@@ -48,10 +49,10 @@ def make() -> Target:
         "CreateWatchlist": [watchlist_pb2.CreateWatchlistRequest(parent=STORE, watchlist_id="w1", watchlist=watchlist)],
         "CreatePoi": [
             poi_pb2.CreatePoiRequest(
-                parent=STORE, poi_id="p1", poi=valid_poi("Somebody", watchlists=[LIST]), embeddings=[face]
+                parent=STORE, poi_id="p1", poi=valid_poi(NAME, watchlists=[LIST]), embeddings=[face]
             ),
-            poi_pb2.CreatePoiRequest(parent=STORE, poi=valid_poi("Other"), images=[picture(3)], request_id="r1"),
-            poi_pb2.CreatePoiRequest(parent=STORE, poi=valid_poi("Twin"), embeddings=[face], allow_duplicate=True),
+            poi_pb2.CreatePoiRequest(parent=STORE, poi=valid_poi(f"{NAME} II"), images=[picture(3)], request_id="r1"),
+            poi_pb2.CreatePoiRequest(parent=STORE, poi=valid_poi(NAME), embeddings=[face], allow_duplicate=True),
         ],
         "ImportPois": [
             poi_pb2.ImportPoisRequest(
