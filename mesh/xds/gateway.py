@@ -50,51 +50,41 @@ _ACCESS_LOG: Mapping[str, str] = {
 }
 
 
-_NO_TOKEN = accesslog.AccessLogFilter(
-    and_filter=accesslog.AndFilter(
-        filters=[
-            accesslog.AccessLogFilter(
-                status_code_filter=accesslog.StatusCodeFilter(
-                    comparison=accesslog.ComparisonFilter(
-                        op=accesslog.ComparisonFilterOp.EQ,
-                        value=core.RuntimeUInt32(default_value=401, runtime_key="gateway.no_token"),
-                    )
-                )
-            ),
-            # Of a gRPC call this text becomes the status message.
-            accesslog.AccessLogFilter(
-                header_filter=accesslog.HeaderFilter(
-                    header=route.HeaderMatcher(
-                        name="content-type",
-                        string_match=matcher.StringMatcher(prefix="application/grpc"),
-                        invert_match=True,
-                        treat_missing_header_as_empty=True,
-                    )
-                )
-            ),
-        ]
+_REST = accesslog.AccessLogFilter(
+    # Of a gRPC call the text becomes the status message.
+    header_filter=accesslog.HeaderFilter(
+        header=route.HeaderMatcher(
+            name="content-type",
+            string_match=matcher.StringMatcher(prefix="application/grpc"),
+            invert_match=True,
+            treat_missing_header_as_empty=True,
+        )
     )
 )
+_NO_TOKEN = accesslog.AccessLogFilter(
+    status_code_filter=accesslog.StatusCodeFilter(
+        comparison=accesslog.ComparisonFilter(
+            op=accesslog.ComparisonFilterOp.EQ,
+            value=core.RuntimeUInt32(default_value=401, runtime_key="gateway.no_token"),
+        )
+    )
+)
+
+
+def _both(*wanted: accesslog.AccessLogFilter) -> accesslog.AccessLogFilter:
+    return accesslog.AccessLogFilter(and_filter=accesslog.AndFilter(filters=list(wanted)))
+
+
+def _error(code: int, reason: str) -> core.SubstitutionFormatString:
+    details = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason, "domain": "poi-mesh"}
+    return core.SubstitutionFormatString(
+        json_format=Struct.from_dict({"code": code, "message": "%LOCAL_REPLY_BODY%", "details": [details]})
+    )
+
+
 _ANSWERS = hcm.LocalReplyConfig(
     mappers=[
-        hcm.ResponseMapper(
-            filter=_NO_TOKEN,
-            body_format_override=core.SubstitutionFormatString(
-                json_format=Struct.from_dict(
-                    {
-                        "code": 16,
-                        "message": "%LOCAL_REPLY_BODY%",
-                        "details": [
-                            {
-                                "@type": "type.googleapis.com/google.rpc.ErrorInfo",
-                                "reason": "TOKEN_INVALID",
-                                "domain": "poi-mesh",
-                            }
-                        ],
-                    }
-                )
-            ),
-        )
+        hcm.ResponseMapper(filter=_both(_NO_TOKEN, _REST), body_format_override=_error(16, "TOKEN_INVALID")),
     ]
 )
 """An error of a REST call is a google.rpc.Status in JSON, the gateway's own about tokens too."""
@@ -117,8 +107,8 @@ class Edge:
     tls: Path | None = None
     upstream_tls: Path | None = None
     trust: str = ""
-    jwks: str = ""
-    jwt_issuers: tuple[str, ...] = ()
+    issuers: tuple[str, ...] = ()
+    """Whose tokens are taken; none: no call needs one."""
     jwt_audience: str = ""
 
 
@@ -136,6 +126,13 @@ def messages(services: Iterable[Service], edge: Edge) -> Iterator[tuple[str, bet
                 transport_socket=_upstream_tls(service, edge),
             ),
         )
+
+
+def tokens(edge: Edge, jwks: Mapping[str, str]) -> Iterator[tuple[str, betterproto2.Message]]:
+    """What tells the gateway which tokens are valid, by the keys of issuers; nothing, as long as there are no keys."""
+    had = {issuer: jwks[issuer] for issuer in edge.issuers if jwks.get(issuer)}
+    if had:
+        yield filters.JWT, filters.token_check(had, edge.jwt_audience, public=[OPENAPI_PATH])
 
 
 def _listener(services: list[Service], edge: Edge) -> listener.Listener:
@@ -205,9 +202,7 @@ def _listener(services: list[Service], edge: Edge) -> listener.Listener:
 
 
 def _token_filter(edge: Edge) -> list[hcm.HttpFilter]:
-    if not edge.jwks:
-        return []
-    return [filters.check_tokens(edge.jwks, edge.jwt_issuers, edge.jwt_audience, public=[OPENAPI_PATH])]
+    return [filters.check_tokens()] if edge.issuers else []
 
 
 def _routes(services: list[Service], edge: Edge) -> route.RouteConfiguration:

@@ -51,9 +51,12 @@ class XdsSettings(ServerSettings):
     """Directory of SDS files for Envoy, identity.yaml and authority.yaml: who it is to services, whom it believes."""
     gateway_trust: str = "spiffe://poi-mesh/mesh"
     """With upstream TLS: what services' SPIFFE ids begin with; "/match" follows."""
-    gateway_jwks: OptionalPath = None
-    """JSON Web Key Set, read here, again when it changes; with it, Envoy lets no call through without a valid token."""
-    gateway_jwt_issuers: tuple[str, ...] = ()
-    """Issuers whose tokens are taken, as JSON."""
-    gateway_jwt_audience: str = "poi-mesh"
+    gateway_jwks: str = ""
+    """Keys of local accounts (`python -m mesh.token`): a JWKS file, read again when it changes, or an https:// URL.
+    With these, or with identity providers, Envoy lets no call through without a valid token."""
+    gateway_jwt_issuers: dict[str, str] = Field(default={})
+    """Identity providers, as JSON: issuer to the file or https:// URL of its JWKS, "" to ask the provider (OIDC)."""
+    gateway_jwt_audience: Annotated[str, Field(min_length=1)] = "poi-mesh"
     """Audience that a token must name."""
+    gateway_jwks_seconds: Annotated[float, Field(ge=1, le=3600)] = 30.0
+    """How often keys at URLs are asked for. Files are watched."""

@@ -89,7 +89,7 @@ def test_the_control_plane_understands_its_settings(monkeypatch: pytest.MonkeyPa
     assert settings.auth == "required"
     assert settings.gateway_tls == Path("/etc/envoy/tls.yaml")
     assert settings.gateway_trust == "spiffe://poi-mesh/mesh"
-    assert settings.gateway_jwt_issuers == ("poi-mesh",)
+    assert settings.gateway_jwks == "/accounts/jwks.json"
     assert sorted(gateway["files"]) == sorted(path.name for path in TLS.glob("*.yaml") if path.name in gateway["files"])
 
 
