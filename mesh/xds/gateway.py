@@ -19,7 +19,7 @@ from envoy_data_plane.google.protobuf import Any, Struct
 
 from mesh.peers import HEADER
 from mesh.settings import split_host_port
-from mesh.xds import filters, strict
+from mesh.xds import answers, filters, strict
 from mesh.xds.model import Checks, Service
 from mesh.xds.resources import ADS, address, routes, seconds, service_cluster
 
@@ -48,46 +48,6 @@ _ACCESS_LOG: Mapping[str, str] = {
     "replica": "%UPSTREAM_HOST%",
     "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
 }
-
-
-_REST = accesslog.AccessLogFilter(
-    # Of a gRPC call the text becomes the status message.
-    header_filter=accesslog.HeaderFilter(
-        header=route.HeaderMatcher(
-            name="content-type",
-            string_match=matcher.StringMatcher(prefix="application/grpc"),
-            invert_match=True,
-            treat_missing_header_as_empty=True,
-        )
-    )
-)
-_NO_TOKEN = accesslog.AccessLogFilter(
-    status_code_filter=accesslog.StatusCodeFilter(
-        comparison=accesslog.ComparisonFilter(
-            op=accesslog.ComparisonFilterOp.EQ,
-            value=core.RuntimeUInt32(default_value=401, runtime_key="gateway.no_token"),
-        )
-    )
-)
-
-
-def _both(*wanted: accesslog.AccessLogFilter) -> accesslog.AccessLogFilter:
-    return accesslog.AccessLogFilter(and_filter=accesslog.AndFilter(filters=list(wanted)))
-
-
-def _error(code: int, reason: str) -> core.SubstitutionFormatString:
-    details = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason, "domain": "poi-mesh"}
-    return core.SubstitutionFormatString(
-        json_format=Struct.from_dict({"code": code, "message": "%LOCAL_REPLY_BODY%", "details": [details]})
-    )
-
-
-_ANSWERS = hcm.LocalReplyConfig(
-    mappers=[
-        hcm.ResponseMapper(filter=_both(_NO_TOKEN, _REST), body_format_override=_error(16, "TOKEN_INVALID")),
-    ]
-)
-"""An error of a REST call is a google.rpc.Status in JSON, the gateway's own about tokens too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +103,9 @@ def _listener(services: list[Service], edge: Edge) -> listener.Listener:
             filters.answer_health(HEALTH_PATH),
             filters.allow_origins(),
             filters.translate_grpc_web(),
-            *_token_filter(edge),
+            # Before tokens: to check one costs more than to count the call.
             filters.limit_rate(edge.calls_per_second, edge.burst),
+            *_token_filter(edge),
             filters.limit_bodies(edge.max_body_bytes),
             filters.refuse_unknown_fields(strict.script(services)),
             filters.translate_json(services, edge.descriptors, edge.max_body_bytes),
@@ -169,7 +130,7 @@ def _listener(services: list[Service], edge: Edge) -> listener.Listener:
             initial_connection_window_size=4 << 20,
             connection_keepalive=core.KeepaliveSettings(interval=seconds(30), timeout=seconds(10)),
         ),
-        local_reply_config=_ANSWERS,
+        local_reply_config=answers.own(),
         access_log=[
             accesslog.AccessLog(
                 name="stdout",
@@ -190,11 +151,7 @@ def _listener(services: list[Service], edge: Edge) -> listener.Listener:
         per_connection_buffer_limit_bytes=1 << 20,
         filter_chains=[
             listener.FilterChain(
-                filters=[
-                    listener.Filter(
-                        name="envoy.filters.network.http_connection_manager", typed_config=Any.pack(manager)
-                    )
-                ],
+                filters=[listener.Filter(name=_MANAGER, typed_config=Any.pack(manager))],
                 transport_socket=_downstream_tls(edge),
             )
         ],

@@ -96,6 +96,7 @@ function envoy_on_request(handle)
   if not body then return end
   local _, unknown = value(body:getBytes(0, body:length()), 1, kind, "", 0)
   if not unknown then return end
+  handle:streamInfo():dynamicMetadata():set("envoy.filters.http.lua", "answered", true)  -- as answers.py wants to know
   handle:respond(
     {[":status"] = "400", ["content-type"] = "application/json"},
     '{"code":3,"message":"unknown field: ' .. unknown .. '","details":[' ..

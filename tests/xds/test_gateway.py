@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 import grpc
 import httpx
 import pytest
-from poi.v1 import alert_pb2, alert_pb2_grpc, match_pb2
+from poi.v1 import alert_pb2, alert_pb2_grpc, match_pb2, region_pb2, region_pb2_grpc
 
 from mesh.local import Envoy
 from tests.support import PATIENCE, until
@@ -103,16 +103,14 @@ async def test_what_the_contract_does_not_know_is_refused(edge: StartEdge) -> No
     async def post(content: object) -> httpx.Response:
         return await gateway.http.post(path, json=content)
 
-    assert (await gateway.http.get(GALLERY, params={"colour": "red"})).status_code == 400
-    assert (await gateway.http.get("/v1/stores/s1/nothing")).status_code == 404
     for content, field in (
         ({"colour": "red"}, "colour"),
         ({"candidates": [fine, {"match": {"similarty": 1}}]}, "candidates.match.similarty"),
     ):
         refused = await post(content)
         assert refused.status_code == 400, refused.text
+        assert refused.headers["content-type"] == "application/json"
         assert refused.json()["details"][1]["fieldViolations"][0]["field"] == field
-    assert (await gateway.http.post(path, content=b'{"candidates": [')).status_code == 400
     assert not gateway.replica.raised
 
     reached = await post({"candidates": [fine]})
@@ -120,6 +118,34 @@ async def test_what_the_contract_does_not_know_is_refused(edge: StartEdge) -> No
     assert reached.status_code == 200, reached.text
     (candidate,) = gateway.replica.raised[0].candidates
     assert (candidate.camera, candidate.match.similarity) == ('a "b" \\', 0.5)
+
+
+async def test_what_the_gateway_answers_itself_is_a_status_as_well(
+    edge: StartEdge, channel: Callable[[str], grpc.aio.Channel]
+) -> None:
+    gateway = await edge()
+    http, code = gateway.http, grpc.StatusCode
+
+    for answer, status, expected, about in (
+        (await http.get(GALLERY, params={"colour": "red"}), 400, code.INVALID_ARGUMENT, "colour"),
+        (await http.post("/v1/stores/s1/alerts:raise", content=b'{"candidates": ['), 400, code.INVALID_ARGUMENT, ""),
+        (await http.get("/v1/stores/s1/nothing"), 404, code.NOT_FOUND, "/v1/stores/s1/nothing"),
+        (
+            await http.get("/v1/stores/s1/models"),
+            503,
+            code.UNAVAILABLE,
+            "no healthy upstream",
+        ),
+    ):
+        assert (answer.status_code, answer.headers["content-type"]) == (status, "application/json"), answer.text
+        assert answer.json()["code"] == expected.value[0]
+        assert answer.json()["details"][0]["domain"] == "poi-mesh"
+        assert about in answer.json()["message"]
+
+    stub = region_pb2_grpc.RegionServiceStub(channel(gateway.address))
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await stub.GetOccupancy(region_pb2.GetOccupancyRequest(name="stores/s1/scenes/a/occupancy"), timeout=5)
+    assert (error.value.code(), error.value.details()) == (code.UNAVAILABLE, "no healthy upstream")
 
 
 async def test_large_bodies_and_headers_are_refused(edge: StartEdge) -> None:
@@ -146,6 +172,8 @@ async def test_a_client_that_calls_too_often_is_told_so(
         return [answer.status_code for answer in found]
 
     assert 429 in await answers()
+    refused = await asyncio.gather(*(gateway.http.get(GALLERY) for _ in range(100)))
+    assert {answer.json()["code"] for answer in refused if answer.status_code == 429} == {8}
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await who(channel(gateway.address), 1_000)  # it ends at the first refusal
     assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -110,6 +110,24 @@ async def test_no_call_without_a_token_and_certificates_change_in_flight(
     assert "ann" in subjects
 
 
+async def test_who_has_no_token_may_not_ask_too_often_either(
+    control_plane: Callable[..., ControlPlane], envoy: Callable[..., Envoy], replica: StartReplica, tmp_path: Path
+) -> None:
+    (tmp_path / "jwks.json").write_text(Issuer().jwks)
+    settings = {
+        "POI_XDS_GATEWAY_JWKS": str(tmp_path / "jwks.json"),
+        "POI_XDS_GATEWAY_CALLS_PER_SECOND": "1",
+        "POI_XDS_GATEWAY_BURST": "5",
+    }
+    plane = await asyncio.to_thread(control_plane, settings, match=[await replica(7)])
+    await asyncio.to_thread(envoy, plane)
+
+    async with httpx.AsyncClient(base_url=f"http://{plane.gateway}", timeout=PATIENCE) as http:
+        answers = await asyncio.gather(*(http.get(GALLERY) for _ in range(100)))
+
+    assert {answer.status_code for answer in answers} == {401, 429}
+
+
 async def _is(answer: Any, wanted: int) -> bool:
     return bool(await answer == wanted)
 
