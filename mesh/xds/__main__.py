@@ -85,6 +85,7 @@ def edge_of(settings: XdsSettings, issuers: Iterable[str]) -> Edge:
         calls_per_second=settings.gateway_calls_per_second,
         burst=settings.gateway_burst,
         max_body_bytes=settings.gateway_max_body_bytes,
+        stall_seconds=settings.gateway_stall_seconds,
         trusted_hops=settings.gateway_trusted_hops,
         tls=settings.gateway_tls,
         upstream_tls=settings.gateway_upstream_tls,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import betterproto2
@@ -31,7 +33,7 @@ _MANAGER = "envoy.filters.network.http_connection_manager"
 _ACCESS_LOG: Mapping[str, str] = {
     "timestamp": "%START_TIME%",
     "request_id": "%REQ(X-REQUEST-ID)%",
-    "method": "%REQ(:METHOD)%",
+    "method": "%REQ(X-ENVOY-ORIGINAL-METHOD?:METHOD)%",
     # Without its query, which may say whom somebody looks for.
     "path": "%PATH(NQ:ORIG_OR_PATH)%",
     "protocol": "%PROTOCOL%",
@@ -63,6 +65,7 @@ class Edge:
     calls_per_second: int = 200
     burst: int = 400
     max_body_bytes: int = 12 << 20
+    stall_seconds: float = 60
     trusted_hops: int = 0
     tls: Path | None = None
     upstream_tls: Path | None = None
@@ -119,8 +122,9 @@ def _listener(services: list[Service], edge: Edge) -> listener.Listener:
         merge_slashes=True,
         path_with_escaped_slashes_action=hcm.HttpConnectionManagerPathWithEscapedSlashesAction.REJECT_REQUEST,
         server_header_transformation=hcm.HttpConnectionManagerServerHeaderTransformation.PASS_THROUGH,
-        # Streams may be silent for hours; what is dead is noticed by pings. Slow senders of headers are not waited for.
-        stream_idle_timeout=seconds(0),
+        # Of requests that do not come any further; streams may be silent for hours (_times). What is dead is noticed by
+        # pings. Slow senders of headers are not waited for.
+        stream_idle_timeout=seconds(edge.stall_seconds),
         request_headers_timeout=seconds(10),
         max_request_headers_kb=32,
         common_http_protocol_options=core.HttpProtocolOptions(idle_timeout=seconds(3600), max_headers_count=100),
@@ -162,6 +166,11 @@ def _token_filter(edge: Edge) -> list[hcm.HttpFilter]:
     return [filters.check_tokens()] if edge.issuers else []
 
 
+def _times(stall_seconds: float, timeout: float) -> dict[str, timedelta]:
+    """From the end of the request on, so that a slow client may take its time, as long as it goes on."""
+    return {"timeout": seconds(timeout), "idle_timeout": seconds(timeout + stall_seconds if timeout else 0)}
+
+
 def _routes(services: list[Service], edge: Edge) -> route.RouteConfiguration:
     document = route.Route(
         match=route.RouteMatch(path=OPENAPI_PATH),
@@ -171,6 +180,7 @@ def _routes(services: list[Service], edge: Edge) -> route.RouteConfiguration:
         ],
         typed_per_filter_config={filters.TRANSCODER: Any.pack(route.FilterConfig(disabled=True))},
     )
+    times = partial(_times, edge.stall_seconds)
     # REST calls are here until they were translated; then their route is looked up again.
     rest = route.Route(
         match=route.RouteMatch(prefix="/v1/"),
@@ -183,7 +193,7 @@ def _routes(services: list[Service], edge: Edge) -> route.RouteConfiguration:
             route.VirtualHost(
                 name=NAME,
                 domains=["*"],
-                routes=[document, rest, *(item for service in services for item in routes(service))],
+                routes=[document, rest, *(item for service in services for item in routes(service, times))],
                 typed_per_filter_config={filters.CORS: Any.pack(filters.cors_policy(edge.cors_origins))},
             )
         ],

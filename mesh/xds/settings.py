@@ -43,6 +43,8 @@ class XdsSettings(ServerSettings):
     """Calls that a client may make at once after a pause."""
     gateway_max_body_bytes: Annotated[int, Field(ge=1024, le=256 << 20)] = 12 << 20
     """Largest body of a REST call: a photo of 8 MiB in base64. Larger ones get 413."""
+    gateway_stall_seconds: Annotated[float, Field(ge=1, le=3600)] = 60.0
+    """How long a request may come no further before it is given up (REST: 408). Streams may be silent."""
     gateway_trusted_hops: Annotated[int, Field(ge=0, le=10)] = 0
     """Proxies in front of the gateway whose X-Forwarded-For tells the client's address."""
     gateway_tls: OptionalPath = None
