@@ -33,7 +33,7 @@ _MANAGER = "envoy.filters.network.http_connection_manager"
 _ACCESS_LOG: Mapping[str, str] = {
     "timestamp": "%START_TIME%",
     "request_id": "%REQ(X-REQUEST-ID)%",
-    "method": "%REQ(X-ENVOY-ORIGINAL-METHOD?:METHOD)%",
+    "method": "%REQ(X-ENVOY-ORIGINAL-METHOD?:METHOD):7%",
     # Without its query, which may say whom somebody looks for.
     "path": "%PATH(NQ:ORIG_OR_PATH)%",
     "protocol": "%PROTOCOL%",

@@ -23,10 +23,10 @@ class Builder:
     """Makes snapshots of replicas. All but the replicas is made once: it takes a tenth of a second."""
 
     def __init__(self, services: Iterable[Service], edge: gateway.Edge) -> None:
-        self._services, self._edge = list(services), edge
+        self.services, self._edge = list(services), edge
         self._static = {
-            GRPC: Snapshot.of(proxyless.messages(self._services)),
-            ENVOY: Snapshot.of(gateway.messages(self._services, edge)),
+            GRPC: Snapshot.of(proxyless.messages(self.services)),
+            ENVOY: Snapshot.of(gateway.messages(self.services, edge)),
         }
         self._jwks: dict[str, str] = {}
         self._tokens: Snapshot | None = None
@@ -44,7 +44,7 @@ class Builder:
         is new does not listen yet, one that has keys loses none by our restart while its issuer is away.
         """
         replicas = Snapshot.of(
-            (service.name, load_assignment(service, endpoints.get(service.name, ()))) for service in self._services
+            (service.name, load_assignment(service, endpoints.get(service.name, ()))) for service in self.services
         )
         made = {GRPC: self._static[GRPC].joined(replicas)}
         if not self._edge.issuers or self._tokens is not None:
@@ -88,9 +88,9 @@ class Plane:
         if not self._board.publish(made):
             return
         metrics.CHANGES.inc()
-        for service, replicas in endpoints.items():
-            counted = Counter(replica.health for replica in replicas)
+        for service in self._build.services:  # also of those that a source no longer names: they have none
+            counted = Counter(replica.health for replica in endpoints.get(service.name, ()))
             for health in Health:
-                metrics.ENDPOINTS.labels(service, health.value).set(counted[health])
+                metrics.ENDPOINTS.labels(service.name, health.value).set(counted[health])
         _log.info("published", endpoints={name: len(replicas) for name, replicas in sorted(endpoints.items())})
         self._published()
