@@ -32,15 +32,20 @@ SERVERS = ("embed", "match", "history", "region", "alert", "ingest", "audit", "x
 """Those that have a certificate at /tls."""
 
 
-@pytest.fixture(scope="module")
-def rendered(tmp_path_factory: pytest.TempPathFactory) -> list[Resource]:
-    """Nothing where neither kustomize nor kubectl is."""
-    copy = tmp_path_factory.mktemp("deploy") / "deploy"
+def render_with(directory: Path, **more: Any) -> list[Resource]:
+    """An overlay that says more; nothing where neither kustomize nor kubectl is."""
+    copy = directory / "deploy"
     shutil.copytree(K8S.parent, copy)
     overlay = copy / "k8s" / "overlays" / OVERLAYS[0].name
     with (overlay / "kustomization.yaml").open("a") as file:
-        file.write(yaml.safe_dump({"components": list(COMPONENTS)}))
+        file.write(yaml.safe_dump(more))
     return render(overlay)
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> list[Resource]:
+    """Nothing where neither kustomize nor kubectl is."""
+    return render_with(tmp_path_factory.mktemp("all"), components=list(COMPONENTS))
 
 
 def test_they_fit_together(rendered: list[Resource]) -> None:
@@ -91,6 +96,30 @@ def test_the_control_plane_understands_its_settings(monkeypatch: pytest.MonkeyPa
     assert settings.gateway_trust == "spiffe://poi-mesh/mesh"
     assert settings.gateway_jwks == "/accounts/jwks.json"
     assert sorted(gateway["files"]) == sorted(path.name for path in TLS.glob("*.yaml") if path.name in gateway["files"])
+
+
+def test_an_identity_provider_as_the_readme_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = (TLS.parent / "README.md").read_text().split("```")
+    (told,) = [block.removeprefix("yaml") for block in blocks if "xds-to-issuer" in block and "patches:" in block]
+    resources = render_with(tmp_path, components=list(COMPONENTS), **yaml.safe_load(told))
+    if not resources:
+        return
+    found = {(one["kind"], one["metadata"]["name"]): one for one in resources}
+    (server,) = found["Deployment", "xds"]["spec"]["template"]["spec"]["containers"]
+    (config,) = [one["configMapRef"]["name"] for one in server["envFrom"]]
+    told_env = {**found["ConfigMap", config]["data"], **{item["name"]: item["value"] for item in server["env"]}}
+    for name, value in told_env.items():
+        monkeypatch.setenv(name, value)
+
+    settings = load(XdsSettings, [])
+
+    assert settings.gateway_jwt_issuers == {"https://login.example.com/": ""}
+    assert settings.gateway_jwks == "", "no local accounts"
+    (rule,) = found["NetworkPolicy", "xds-to-issuer"]["spec"]["egress"]
+    assert rule["to"] == [{"ipBlock": {"cidr": "203.0.113.20/32"}}]
+    assert {"name": "accounts", "configMap": {"name": "accounts", "optional": True}} in (
+        found["Deployment", "xds"]["spec"]["template"]["spec"]["volumes"]
+    )
 
 
 def test_envoy_takes_what_its_pod_has(tmp_path: Path) -> None:
