@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ import structlog
 
 from mesh.errors import Unavailable
 
+logging.getLogger("httpx").setLevel(logging.WARNING)  # it has a line for each request
 _log = structlog.get_logger(__name__)
 
 ALGORITHMS: Final = frozenset({"ES256", "ES384", "RS256", "PS256", "EdDSA"})
@@ -24,7 +26,10 @@ _FRESH_SECONDS: Final = 600.0
 _RETRY_SECONDS: Final = 30.0
 """The least between two questions to an issuer, whatever keys the tokens name that people send us."""
 _TIMEOUT_SECONDS: Final = 5.0
+_WHOLE_SECONDS: Final = 10.0
+"""The most that an issuer may take, however busy it looks: people wait for it."""
 _MAX_BYTES: Final = 1 << 20
+_PUBLIC: Final = ("kty", "kid", "use", "crv", "x", "y", "n", "e")
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -88,6 +93,46 @@ class FileKeys:
         return status.st_mtime_ns, status.st_size, status.st_ino
 
 
+class Published:
+    """The JWKS of an issuer at an address, or where its OIDC document says."""
+
+    def __init__(self, *, url: str = "", issuer: str = "", client: httpx.AsyncClient | None = None) -> None:
+        """At `url`, else where the OIDC document of `issuer` says. Raises ValueError for an address without TLS."""
+        self._url, self._issuer = url, issuer
+        check_url(url or issuer)
+        self._client = client or httpx.AsyncClient(timeout=_TIMEOUT_SECONDS, follow_redirects=False)
+
+    async def read(self) -> bytes:
+        """What is there now. Raises httpx.HTTPError or ValueError."""
+        try:
+            async with asyncio.timeout(_WHOLE_SECONDS):
+                return await self._get(self._url or await self._discover())
+        except TimeoutError:
+            raise ValueError(f"{self._url or self._issuer}: no whole answer in {_WHOLE_SECONDS:g} s") from None
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def _discover(self) -> str:
+        document = orjson.loads(await self._get(f"{self._issuer.rstrip('/')}/.well-known/openid-configuration"))
+        if not isinstance(document, dict) or document.get("issuer") != self._issuer:
+            raise ValueError("the OIDC document is of another issuer")
+        url = str(document.get("jwks_uri", ""))
+        check_url(url)
+        return url
+
+    async def _get(self, url: str) -> bytes:
+        body = bytearray()
+        async with self._client.stream("GET", url) as response:
+            response.raise_for_status()
+            async for part in response.aiter_bytes():
+                body += part
+                if len(body) > _MAX_BYTES:
+                    raise ValueError(f"{url}: more than {_MAX_BYTES} bytes")
+        return bytes(body)
+
+
 class UrlKeys:
     """Keys at an address, kept for ten minutes, and longer where the issuer does not answer.
 
@@ -103,9 +148,8 @@ class UrlKeys:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """At `url`, else where the OIDC document of `issuer` says. Raises ValueError for an address without TLS."""
-        self._url, self._issuer, self._clock = url, issuer, clock
-        check_url(url or issuer)
-        self._client = client or httpx.AsyncClient(timeout=_TIMEOUT_SECONDS, follow_redirects=False)
+        self._name, self._clock = issuer or url, clock
+        self._published = Published(url=url, issuer=issuer, client=client)
         self._keys: Mapping[str, jwt.PyJWK] | None = None
         self._content = b""
         self._read_at = self._asked_at = float("-inf")
@@ -138,7 +182,7 @@ class UrlKeys:
         """Close the connections."""
         if self._asking is not None:
             self._asking.cancel()
-        await self._client.aclose()
+        await self._published.close()
 
     def _ask_if(self, due: bool) -> None:
         now = self._clock()
@@ -148,33 +192,15 @@ class UrlKeys:
 
     async def _ask(self) -> None:
         try:
-            content = await self._get(self._url or await self._discover())
+            content = await self._published.read()
             keys = parse(content)
         except (httpx.HTTPError, ValueError) as error:
-            _log.warning("jwks_not_usable", issuer=self._issuer or self._url, why=str(error) or type(error).__name__)
+            _log.warning("jwks_not_usable", issuer=self._name, why=str(error) or type(error).__name__)
             return
         self._read_at = self._clock()
         if content != self._content:
             self._version += 1
         self._keys, self._content = keys, content
-
-    async def _discover(self) -> str:
-        document = orjson.loads(await self._get(f"{self._issuer.rstrip('/')}/.well-known/openid-configuration"))
-        if not isinstance(document, dict) or document.get("issuer") != self._issuer:
-            raise ValueError("the OIDC document is of another issuer")
-        url = str(document.get("jwks_uri", ""))
-        check_url(url)
-        return url
-
-    async def _get(self, url: str) -> bytes:
-        body = bytearray()
-        async with self._client.stream("GET", url) as response:
-            response.raise_for_status()
-            async for part in response.aiter_bytes():
-                body += part
-                if len(body) > _MAX_BYTES:
-                    raise ValueError(f"{url}: more than {_MAX_BYTES} bytes")
-        return bytes(body)
 
 
 def keys_of(location: str, issuer: str) -> Keys:
@@ -191,15 +217,34 @@ def keys_of(location: str, issuer: str) -> Keys:
 
 def parse(content: bytes) -> dict[str, jwt.PyJWK]:
     """The keys of a JWKS that tokens may be signed with, by id. Raises ValueError when it is none."""
+    return {key_id: key for key_id, (key, _) in _usable(content).items()}
+
+
+def public_jwks(content: bytes) -> str:
+    """A JWKS of exactly the keys that `parse` finds, each with its algorithm, for others who check tokens.
+
+    Raises ValueError when it is none, or has no such key.
+    """
+    found = _usable(content)
+    if not found:
+        raise ValueError("has no key that tokens may be signed with")
+    keys = [
+        {name: entry[name] for name in _PUBLIC if name in entry} | {"alg": key.algorithm_name}
+        for key, entry in found.values()
+    ]
+    return orjson.dumps({"keys": keys}).decode()
+
+
+def _usable(content: bytes) -> dict[str, tuple[jwt.PyJWK, dict[str, Any]]]:
     document = orjson.loads(content)
     listed = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(listed, list):
         raise ValueError("is not a JWKS")
-    found: dict[str, jwt.PyJWK] = {}
+    found: dict[str, tuple[jwt.PyJWK, dict[str, Any]]] = {}
     for entry in listed:
         key = _key(entry)
-        if key is not None and key.key_id:
-            found[key.key_id] = key
+        if key is not None and isinstance(key.key_id, str) and key.key_id:
+            found[key.key_id] = key, entry
     return found
 
 

@@ -15,6 +15,7 @@ from mesh.settings import split_host_port
 _ADS = "control-plane"
 XDS_ID = "spiffe://poi-mesh/mesh/xds"
 """Who the control plane is, where it serves all stores."""
+_HEAP = "envoy.resource_monitors.fixed_heap"
 _HTTP = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
@@ -52,11 +53,12 @@ def bootstrap(
     delta: bool = True,
     secrets: Path | None = None,
     expected: str = XDS_ID,
+    heap_bytes: int = 900 << 20,
 ) -> dict[str, object]:
     """Envoy's own configuration: where its control plane is ("127.0.0.1:7000"), and an admin port on loopback.
 
     With `secrets` (a directory: `write_secrets`) it shows its identity to the control plane, over TLS, and believes
-    only the one that is called `expected`.
+    only the one that is called `expected`. Near `heap_bytes` it refuses new calls, and ends those that hold most.
 
     deploy/envoy/bootstrap.yaml is the same for Kubernetes, where it says why.
     """
@@ -91,9 +93,7 @@ def bootstrap(
                     "name": _ADS,
                     "type": "STATIC",
                     "connect_timeout": "1s",
-                    "typed_extension_protocol_options": {
-                        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": http2
-                    },
+                    "typed_extension_protocol_options": {_HTTP: http2},
                     "load_assignment": {
                         "cluster_name": _ADS,
                         "endpoints": [{"lb_endpoints": [{"endpoint": {"address": socket(host, port)}}]}],
@@ -103,7 +103,16 @@ def bootstrap(
             ]
         },
         "overload_manager": {
+            "refresh_interval": "0.25s",
+            "buffer_factory_config": {"minimum_account_to_track_power_of_two": 20},
             "resource_monitors": [
+                {
+                    "name": _HEAP,
+                    "typed_config": {
+                        "@type": "type.googleapis.com/envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig",
+                        "max_heap_size_bytes": heap_bytes,
+                    },
+                },
                 {
                     "name": "envoy.resource_monitors.global_downstream_max_connections",
                     "typed_config": {
@@ -111,8 +120,18 @@ def bootstrap(
                         "downstream_connections.v3.DownstreamConnectionsConfig",
                         "max_active_downstream_connections": 20_000,
                     },
-                }
-            ]
+                },
+            ],
+            "actions": [
+                {
+                    "name": "envoy.overload_actions.reset_high_memory_stream",
+                    "triggers": [{"name": _HEAP, "scaled": {"scaling_threshold": 0.8, "saturation_threshold": 0.95}}],
+                },
+                {
+                    "name": "envoy.overload_actions.stop_accepting_requests",
+                    "triggers": [{"name": _HEAP, "threshold": {"value": 0.9}}],
+                },
+            ],
         },
     }
 
@@ -149,6 +168,7 @@ class Envoy(Program):
         delta: the variant of the protocol it speaks with the control plane.
         secrets: of its identity towards the control plane, see `bootstrap`.
         expected: the SPIFFE id of the control plane, with `secrets`.
+        heap_bytes: of memory at most, see `bootstrap`.
     """
 
     def __init__(
@@ -161,11 +181,14 @@ class Envoy(Program):
         delta: bool = True,
         secrets: Path | None = None,
         expected: str = XDS_ID,
+        heap_bytes: int = 900 << 20,
     ) -> None:
         super().__init__(name, data_dir, start_timeout=90.0)
         self.gateway = gateway
         self.admin_port = free_port()
-        self._bootstrap = bootstrap(control_plane, self.admin_port, delta=delta, secrets=secrets, expected=expected)
+        self._bootstrap = bootstrap(
+            control_plane, self.admin_port, delta=delta, secrets=secrets, expected=expected, heap_bytes=heap_bytes
+        )
 
     @property
     def admin_url(self) -> str:

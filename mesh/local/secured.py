@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Final
 
 from mesh import brokers
 from mesh.auth import Role
-from mesh.auth.tokens import LOCAL_ISSUER
 from mesh.local.control import write_secrets
 from mesh.pki import Authority
 from mesh.settings import TlsFiles
@@ -64,7 +62,6 @@ class Secured:
             "POI_XDS_GATEWAY_UPSTREAM_TLS": str(directory.resolve()),
             "POI_XDS_GATEWAY_TRUST": self.ids[XDS].rpartition("/")[0],
             "POI_XDS_GATEWAY_JWKS": str(self.accounts.jwks.resolve()),
-            "POI_XDS_GATEWAY_JWT_ISSUERS": json.dumps([LOCAL_ISSUER]),
         }
 
     @property

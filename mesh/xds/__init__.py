@@ -5,6 +5,9 @@
     policy          how each service is called: timeouts, retries, balancing, breakers (the one table)
       -> resources  both as xDS messages, for everybody; proxyless for gRPC clients, gateway for Envoy at the edge
       -> snapshot   named and versioned by content
+    jwks            whose tokens the gateway takes: each issuer's keys, from files and from identity providers
+      -> gateway    what checks them goes to Envoy by itself, so that other keys leave open streams alone
+    answers, strict what the gateway itself refuses, and how it says so
     subscriptions   what one client asked for and has, state of the world or delta: plain objects without gRPC
     ads             both over gRPC
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import partial
+
 from poi.v1 import registry_pb2_grpc
 
 from mesh.aio import Background
+from mesh.auth.tokens import LOCAL_ISSUER
 from mesh.server import Server, run
 from mesh.settings import load, refuse
 from mesh.xds import ads, jwks, plane
@@ -27,17 +31,20 @@ def assemble(settings: XdsSettings) -> Server:
     source = source_of(settings, server)
     server.add(ads.add_to_server, ads.AdsServicer(board, server.draining), ads.SERVICE)
     server.set_serving(ads.SERVICE, False)  # until the source has said everything once
-    edge = edge_of(settings)
+    keys = keys_of(settings)
+    edge = edge_of(settings, keys)
     follower = plane.Plane(board, plane.Builder(SERVICES.values(), edge), lambda: server.set_serving(ads.SERVICE, True))
     background = Background()
-    keys = settings.gateway_jwks
-    if keys is not None:
-        server.on_start(
-            lambda: background.start("keys", lambda: follower.exchange_keys(edge, jwks.changes(keys, edge.jwks)))
-        )
+    for issuer, told in keys.items():
+        server.on_stop(told.close)
+        server.on_start(partial(_follow_keys, background, follower, issuer, told))
     server.on_start(lambda: background.start("follow", lambda: follower.follow(source)))
     server.on_stop(background.close)
     return server
+
+
+def _follow_keys(background: Background, follower: plane.Plane, issuer: str, told: jwks.IssuerKeys) -> None:
+    background.start(f"keys of {issuer}", lambda: follower.follow_keys(issuer, told.watch()))
 
 
 def source_of(settings: XdsSettings, server: Server) -> Source:
@@ -53,31 +60,37 @@ def source_of(settings: XdsSettings, server: Server) -> Source:
     return registry
 
 
-def edge_of(settings: XdsSettings) -> Edge:
-    """The gateway that is configured."""
-    keys = ""
-    if settings.gateway_jwks is not None:
+def keys_of(settings: XdsSettings) -> dict[str, jwks.IssuerKeys]:
+    """Whose tokens the gateway takes; ends the process with one line when keys cannot be."""
+    local = {LOCAL_ISSUER: settings.gateway_jwks} if settings.gateway_jwks else {}
+    found: dict[str, jwks.IssuerKeys] = {}
+    for issuer, location in {**local, **settings.gateway_jwt_issuers}.items():
         try:
-            keys = jwks.read(settings.gateway_jwks)
+            found[issuer] = jwks.keys_of(issuer, location, settings.gateway_jwks_seconds)
         except (OSError, ValueError) as error:
+            name = "JWT_ISSUERS" if issuer in settings.gateway_jwt_issuers else "JWKS"
             why = getattr(error, "strerror", None) or error
-            refuse("mesh.xds", f"POI_XDS_GATEWAY_JWKS: {settings.gateway_jwks}: {why}")
-        if not settings.gateway_jwt_issuers:
-            refuse("mesh.xds", "POI_XDS_GATEWAY_JWT_ISSUERS: keys are given but no issuer")
+            refuse("mesh.xds", f"POI_XDS_GATEWAY_{name}: {location or repr(issuer)}: {why}")
+    return found
+
+
+def edge_of(settings: XdsSettings, issuers: Iterable[str]) -> Edge:
+    """The gateway that is configured."""
+    asked = tuple(issuers)
     return Edge(
         listen=settings.gateway_listen,
         descriptors=descriptor_set(),
-        openapi=document(secured=bool(keys)),
+        openapi=document(secured=bool(asked)),
         cors_origins=settings.gateway_cors_origins,
         calls_per_second=settings.gateway_calls_per_second,
         burst=settings.gateway_burst,
         max_body_bytes=settings.gateway_max_body_bytes,
+        stall_seconds=settings.gateway_stall_seconds,
         trusted_hops=settings.gateway_trusted_hops,
         tls=settings.gateway_tls,
         upstream_tls=settings.gateway_upstream_tls,
         trust=settings.gateway_trust,
-        jwks=keys,
-        jwt_issuers=settings.gateway_jwt_issuers,
+        issuers=asked,
         jwt_audience=settings.gateway_jwt_audience,
     )
 

@@ -109,9 +109,9 @@ class _Stream:
 
     def due(self, snapshots: Snapshots | None) -> list[Any]:
         """What brings the client up to date, in the order in which it must hear it."""
-        if snapshots is None or not self._client:
+        snapshot = snapshots.get(self._client) if snapshots is not None else None
+        if snapshot is None:
             return []
-        snapshot = snapshots[self._client]
         responses = []
         for kind in ORDER:
             subscription = self._subscriptions.get(kind)

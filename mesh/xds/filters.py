@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import betterproto2
 from envoy_data_plane.envoy.config.core import v3 as core
@@ -22,8 +22,9 @@ from envoy_data_plane.envoy.type import v3 as envoy_type
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
 from envoy_data_plane.google.protobuf import Any, Struct
 
+from mesh.auth.tokens import LEEWAY_SECONDS
 from mesh.xds.model import Service
-from mesh.xds.resources import seconds
+from mesh.xds.resources import ADS, extension, seconds
 
 CORS = "envoy.filters.http.cors"
 TRANSCODER = "envoy.filters.http.grpc_json_transcoder"
@@ -74,27 +75,44 @@ def translate_grpc_web() -> HttpFilter:
     return a_filter("envoy.filters.http.grpc_web", grpc_web.GrpcWeb())
 
 
-def check_tokens(jwks: str, issuers: Sequence[str], audience: str, public: Iterable[str]) -> HttpFilter:
-    """No call without a valid token, but for the paths in `public`. Services look at the token as well: it goes on."""
+def check_tokens() -> HttpFilter:
+    """What `token_check` says, which is sent by itself: with other keys the listener, and who is on it, stay.
+
+    Envoy does not listen before it has been told, and would answer every call with 500.
+    """
+    return HttpFilter(
+        name=JWT,
+        config_discovery=core.ExtensionConfigSource(
+            config_source=ADS, type_urls=[Any.pack(jwt_authn.JwtAuthentication()).type_url]
+        ),
+    )
+
+
+def token_check(jwks: Mapping[str, str], audience: str, public: Iterable[str]) -> core.TypedExtensionConfig:
+    """No call without a valid token, but for the paths in `public`. Services look at the token as well: it goes on.
+
+    `jwks`: the keys of each issuer, by its name; at least one.
+    """
     providers = {
         issuer: jwt_authn.JwtProvider(
             issuer=issuer,
             audiences=[audience],
-            local_jwks=core.DataSource(inline_string=jwks),
+            local_jwks=core.DataSource(inline_string=keys),
             forward=True,
             require_expiration=True,
+            clock_skew_seconds=int(LEEWAY_SECONDS),
             payload_in_metadata="payload",
         )
-        for issuer in issuers
+        for issuer, keys in jwks.items()
     }
-    each = [jwt_authn.JwtRequirement(provider_name=issuer) for issuer in issuers]
+    each = [jwt_authn.JwtRequirement(provider_name=issuer) for issuer in jwks]
     # Envoy takes no "any of" one.
     any_of_them = (
         each[0]
         if len(each) == 1
         else jwt_authn.JwtRequirement(requires_any=jwt_authn.JwtRequirementOrList(requirements=each))
     )
-    return a_filter(
+    return extension(
         JWT,
         jwt_authn.JwtAuthentication(
             providers=providers,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import betterproto2
@@ -21,7 +23,7 @@ from mesh.calling import SERVICE_HEADER
 from mesh.health import SERVICE as HEALTH
 from mesh.peers import HEADER
 from mesh.settings import split_host_port
-from mesh.xds import filters, strict
+from mesh.xds import answers, filters, strict
 from mesh.xds.model import Checks, Service
 from mesh.xds.resources import ADS, address, routes, seconds, service_cluster
 
@@ -33,7 +35,7 @@ _MANAGER = "envoy.filters.network.http_connection_manager"
 _ACCESS_LOG: Mapping[str, str] = {
     "timestamp": "%START_TIME%",
     "request_id": "%REQ(X-REQUEST-ID)%",
-    "method": "%REQ(:METHOD)%",
+    "method": "%REQ(X-ENVOY-ORIGINAL-METHOD?:METHOD):7%",
     # Without its query, which may say whom somebody looks for.
     "path": "%PATH(NQ:ORIG_OR_PATH)%",
     "protocol": "%PROTOCOL%",
@@ -52,56 +54,6 @@ _ACCESS_LOG: Mapping[str, str] = {
 }
 
 
-_NO_TOKEN = accesslog.AccessLogFilter(
-    and_filter=accesslog.AndFilter(
-        filters=[
-            accesslog.AccessLogFilter(
-                status_code_filter=accesslog.StatusCodeFilter(
-                    comparison=accesslog.ComparisonFilter(
-                        op=accesslog.ComparisonFilterOp.EQ,
-                        value=core.RuntimeUInt32(default_value=401, runtime_key="gateway.no_token"),
-                    )
-                )
-            ),
-            # Of a gRPC call this text becomes the status message.
-            accesslog.AccessLogFilter(
-                header_filter=accesslog.HeaderFilter(
-                    header=route.HeaderMatcher(
-                        name="content-type",
-                        string_match=matcher.StringMatcher(prefix="application/grpc"),
-                        invert_match=True,
-                        treat_missing_header_as_empty=True,
-                    )
-                )
-            ),
-        ]
-    )
-)
-_ANSWERS = hcm.LocalReplyConfig(
-    mappers=[
-        hcm.ResponseMapper(
-            filter=_NO_TOKEN,
-            body_format_override=core.SubstitutionFormatString(
-                json_format=Struct.from_dict(
-                    {
-                        "code": 16,
-                        "message": "%LOCAL_REPLY_BODY%",
-                        "details": [
-                            {
-                                "@type": "type.googleapis.com/google.rpc.ErrorInfo",
-                                "reason": "TOKEN_INVALID",
-                                "domain": "poi-mesh",
-                            }
-                        ],
-                    }
-                )
-            ),
-        )
-    ]
-)
-"""An error of a REST call is a google.rpc.Status in JSON, the gateway's own about tokens too."""
-
-
 @dataclass(frozen=True, slots=True)
 class Edge:
     """How the gateway meets its clients. `XdsSettings.gateway_*` says what each means."""
@@ -115,12 +67,13 @@ class Edge:
     calls_per_second: int = 200
     burst: int = 400
     max_body_bytes: int = 12 << 20
+    stall_seconds: float = 60
     trusted_hops: int = 0
     tls: Path | None = None
     upstream_tls: Path | None = None
     trust: str = ""
-    jwks: str = ""
-    jwt_issuers: tuple[str, ...] = ()
+    issuers: tuple[str, ...] = ()
+    """Whose tokens are taken; none: no call needs one."""
     jwt_audience: str = ""
 
 
@@ -140,6 +93,13 @@ def messages(services: Iterable[Service], edge: Edge) -> Iterator[tuple[str, bet
         )
 
 
+def tokens(edge: Edge, jwks: Mapping[str, str]) -> Iterator[tuple[str, betterproto2.Message]]:
+    """What tells the gateway which tokens are valid, by the keys of issuers; nothing, as long as there are no keys."""
+    had = {issuer: jwks[issuer] for issuer in edge.issuers if jwks.get(issuer)}
+    if had:
+        yield filters.JWT, filters.token_check(had, edge.jwt_audience, public=[OPENAPI_PATH])
+
+
 def _listener(services: list[Service], edge: Edge) -> listener.Listener:
     manager = hcm.HttpConnectionManager(
         stat_prefix=NAME,
@@ -148,8 +108,9 @@ def _listener(services: list[Service], edge: Edge) -> listener.Listener:
             filters.answer_health(HEALTH_PATH),
             filters.allow_origins(),
             filters.translate_grpc_web(),
-            *_token_filter(edge),
+            # Before tokens: to check one costs more than to count the call.
             filters.limit_rate(edge.calls_per_second, edge.burst),
+            *_token_filter(edge),
             filters.limit_bodies(edge.max_body_bytes),
             filters.refuse_unknown_fields(strict.script(services)),
             filters.translate_json(services, edge.descriptors, edge.max_body_bytes),
@@ -163,8 +124,9 @@ def _listener(services: list[Service], edge: Edge) -> listener.Listener:
         merge_slashes=True,
         path_with_escaped_slashes_action=hcm.HttpConnectionManagerPathWithEscapedSlashesAction.REJECT_REQUEST,
         server_header_transformation=hcm.HttpConnectionManagerServerHeaderTransformation.PASS_THROUGH,
-        # Streams may be silent for hours; what is dead is noticed by pings. Slow senders of headers are not waited for.
-        stream_idle_timeout=seconds(0),
+        # Of requests that do not come any further; streams may be silent for hours (_times). What is dead is noticed by
+        # pings. Slow senders of headers are not waited for.
+        stream_idle_timeout=seconds(edge.stall_seconds),
         request_headers_timeout=seconds(10),
         max_request_headers_kb=32,
         common_http_protocol_options=core.HttpProtocolOptions(idle_timeout=seconds(3600), max_headers_count=100),
@@ -174,7 +136,7 @@ def _listener(services: list[Service], edge: Edge) -> listener.Listener:
             initial_connection_window_size=4 << 20,
             connection_keepalive=core.KeepaliveSettings(interval=seconds(30), timeout=seconds(10)),
         ),
-        local_reply_config=_ANSWERS,
+        local_reply_config=answers.own(),
         access_log=[
             accesslog.AccessLog(
                 name="stdout",
@@ -195,11 +157,7 @@ def _listener(services: list[Service], edge: Edge) -> listener.Listener:
         per_connection_buffer_limit_bytes=1 << 20,
         filter_chains=[
             listener.FilterChain(
-                filters=[
-                    listener.Filter(
-                        name="envoy.filters.network.http_connection_manager", typed_config=Any.pack(manager)
-                    )
-                ],
+                filters=[listener.Filter(name=_MANAGER, typed_config=Any.pack(manager))],
                 transport_socket=_downstream_tls(edge),
             )
         ],
@@ -207,9 +165,12 @@ def _listener(services: list[Service], edge: Edge) -> listener.Listener:
 
 
 def _token_filter(edge: Edge) -> list[hcm.HttpFilter]:
-    if not edge.jwks:
-        return []
-    return [filters.check_tokens(edge.jwks, edge.jwt_issuers, edge.jwt_audience, public=[OPENAPI_PATH])]
+    return [filters.check_tokens()] if edge.issuers else []
+
+
+def _times(stall_seconds: float, timeout: float) -> dict[str, timedelta]:
+    """From the end of the request on, so that a slow client may take its time, as long as it goes on."""
+    return {"timeout": seconds(timeout), "idle_timeout": seconds(timeout + stall_seconds if timeout else 0)}
 
 
 def _routes(services: list[Service], edge: Edge) -> route.RouteConfiguration:
@@ -221,6 +182,7 @@ def _routes(services: list[Service], edge: Edge) -> route.RouteConfiguration:
         ],
         typed_per_filter_config={filters.TRANSCODER: Any.pack(route.FilterConfig(disabled=True))},
     )
+    times = partial(_times, edge.stall_seconds)
     # REST calls are here until they were translated; then their route is looked up again.
     rest = route.Route(
         match=route.RouteMatch(prefix="/v1/"),
@@ -237,7 +199,7 @@ def _routes(services: list[Service], edge: Edge) -> route.RouteConfiguration:
                     document,
                     rest,
                     *(_health_route(service) for service in services),
-                    *(item for service in services for item in routes(service)),
+                    *(item for service in services for item in routes(service, times)),
                 ],
                 typed_per_filter_config={filters.CORS: Any.pack(filters.cors_policy(edge.cors_origins))},
             )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
-from dataclasses import replace
 
+import orjson
 import structlog
 
 from mesh.xds import gateway, metrics, proxyless
@@ -23,20 +23,33 @@ class Builder:
     """Makes snapshots of replicas. All but the replicas is made once: it takes a tenth of a second."""
 
     def __init__(self, services: Iterable[Service], edge: gateway.Edge) -> None:
-        self._services = list(services)
-        self._static = {GRPC: Snapshot.of(proxyless.messages(self._services))}
-        self.meet(edge)
+        self.services, self._edge = list(services), edge
+        self._static = {
+            GRPC: Snapshot.of(proxyless.messages(self.services)),
+            ENVOY: Snapshot.of(gateway.messages(self.services, edge)),
+        }
+        self._jwks: dict[str, str] = {}
+        self._tokens: Snapshot | None = None
 
-    def meet(self, edge: gateway.Edge) -> None:
-        """From now on the gateway is this one."""
-        self._static[ENVOY] = Snapshot.of(gateway.messages(self._services, edge))
+    def take(self, issuer: str, jwks: str) -> None:
+        """From now on the issuer has these keys; "": none are known."""
+        self._jwks[issuer] = jwks
+        if self._jwks.keys() >= set(self._edge.issuers) and any(self._jwks.values()):
+            self._tokens = Snapshot.of(gateway.tokens(self._edge, self._jwks))
 
     def __call__(self, endpoints: Endpoints) -> Snapshots:
-        """What each kind of client is served. A service without replicas is there too: its calls fail, or wait."""
+        """What each kind of client is served. A service without replicas is there too: its calls fail, or wait.
+
+        A gateway that asks for tokens is told nothing before there was word of each issuer and keys of one: one that
+        is new does not listen yet, one that has keys loses none by our restart while its issuer is away.
+        """
         replicas = Snapshot.of(
-            (service.name, load_assignment(service, endpoints.get(service.name, ()))) for service in self._services
+            (service.name, load_assignment(service, endpoints.get(service.name, ()))) for service in self.services
         )
-        return {kind: static.joined(replicas) for kind, static in self._static.items()}
+        made = {GRPC: self._static[GRPC].joined(replicas)}
+        if not self._edge.issuers or self._tokens is not None:
+            made[ENVOY] = self._static[ENVOY].joined(self._tokens or Snapshot.of(())).joined(replicas)
+        return made
 
 
 class Plane:
@@ -53,12 +66,14 @@ class Plane:
             async for endpoints in said:
                 self._take(endpoints)
 
-    async def exchange_keys(self, edge: gateway.Edge, keys: AsyncGenerator[str, None]) -> None:
-        """Have the gateway take the tokens of whichever keys there are."""
+    async def follow_keys(self, issuer: str, keys: AsyncGenerator[str, None]) -> None:
+        """Have the gateway take the issuer's tokens by whichever keys there are."""
         async with aclosing(keys) as said:
             async for jwks in said:
-                self._build.meet(replace(edge, jwks=jwks))
-                _log.info("gateway_keys_exchanged")
+                self._build.take(issuer, jwks)
+                number = len(orjson.loads(jwks)["keys"]) if jwks else 0
+                metrics.ISSUER_KEYS.labels(issuer).set(number)
+                _log.info("gateway_keys", issuer=issuer, keys=number)
                 if self._last is not None:
                     self._take(self._last)
 
@@ -73,9 +88,9 @@ class Plane:
         if not self._board.publish(made):
             return
         metrics.CHANGES.inc()
-        for service, replicas in endpoints.items():
-            counted = Counter(replica.health for replica in replicas)
+        for service in self._build.services:  # also of those that a source no longer names: they have none
+            counted = Counter(replica.health for replica in endpoints.get(service.name, ()))
             for health in Health:
-                metrics.ENDPOINTS.labels(service, health.value).set(counted[health])
+                metrics.ENDPOINTS.labels(service.name, health.value).set(counted[health])
         _log.info("published", endpoints={name: len(replicas) for name, replicas in sorted(endpoints.items())})
         self._published()

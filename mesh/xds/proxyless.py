@@ -12,7 +12,12 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager i
 from envoy_data_plane.google.protobuf import Any
 
 from mesh.xds.model import Service
-from mesh.xds.resources import ADS, routes, service_cluster
+from mesh.xds.resources import ADS, routes, seconds, service_cluster
+
+
+def _times(timeout: float) -> dict[str, route.RouteActionMaxStreamDuration]:
+    """The only one that gRPC clients know. It does not cut streams: zero is no limit."""
+    return {"max_stream_duration": route.RouteActionMaxStreamDuration(max_stream_duration=seconds(timeout))}
 
 
 def messages(services: Iterable[Service]) -> Iterator[tuple[str, betterproto2.Message]]:
@@ -22,7 +27,7 @@ def messages(services: Iterable[Service]) -> Iterator[tuple[str, betterproto2.Me
             rds=hcm.Rds(config_source=ADS, route_config_name=service.name),
             http_filters=[hcm.HttpFilter(name="router", typed_config=Any.pack(router.Router()))],
         )
-        virtual_host = route.VirtualHost(name=service.name, domains=["*"], routes=list(routes(service)))
+        virtual_host = route.VirtualHost(name=service.name, domains=["*"], routes=list(routes(service, _times)))
         yield (
             service.name,
             listener.Listener(name=service.name, api_listener=listener.ApiListener(api_listener=Any.pack(manager))),

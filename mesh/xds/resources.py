@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from itertools import groupby
 from typing import Any as AnyValue
@@ -184,8 +184,11 @@ def _outliers(outliers: Outliers) -> cluster.OutlierDetection:
     )
 
 
-def routes(service: Service) -> Iterator[route.Route]:
-    """A route for each stream, which has no timeout, and each slow method, and one for the rest of each contract."""
+def routes(service: Service, times: Callable[[float], Mapping[str, AnyValue]]) -> Iterator[route.Route]:
+    """A route for each stream, which has no timeout, and each slow method, and one for the rest of each contract.
+
+    `times` says a timeout in seconds, 0 for none, in the fields that a kind of client goes by.
+    """
     slow = service.policy.slow
     for name in service.contracts:
         for method in contract(name).methods:
@@ -193,19 +196,17 @@ def routes(service: Service) -> Iterator[route.Route]:
             if is_stream or method.name in slow:
                 path = f"/{name}/{method.name}"
                 timeout = 0 if is_stream else slow[method.name]
-                yield route.Route(match=route.RouteMatch(path=path), route=_action(service, timeout=timeout))
+                yield route.Route(match=route.RouteMatch(path=path), route=_action(service, times(timeout)))
         prefix = route.RouteMatch(prefix=f"/{name}/")
-        yield route.Route(match=prefix, route=_action(service, timeout=service.policy.timeout_seconds))
+        yield route.Route(match=prefix, route=_action(service, times(service.policy.timeout_seconds)))
 
 
-def _action(service: Service, *, timeout: float) -> route.RouteAction:
+def _action(service: Service, times: Mapping[str, AnyValue]) -> route.RouteAction:
     policy = service.policy
     hashed = policy.balancing.header
     return route.RouteAction(
         cluster=service.name,
-        timeout=seconds(timeout),
-        # gRPC clients know this one only. It does not cut streams: zero is no limit.
-        max_stream_duration=route.RouteActionMaxStreamDuration(max_stream_duration=seconds(timeout)),
+        **times,
         hash_policy=[route.RouteActionHashPolicy(header=route.RouteActionHashPolicyHeader(header_name=hashed))]
         if hashed
         else [],

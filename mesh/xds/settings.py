@@ -43,6 +43,8 @@ class XdsSettings(ServerSettings):
     """Calls that a client may make at once after a pause."""
     gateway_max_body_bytes: Annotated[int, Field(ge=1024, le=256 << 20)] = 12 << 20
     """Largest body of a REST call: a photo of 8 MiB in base64. Larger ones get 413."""
+    gateway_stall_seconds: Annotated[float, Field(ge=1, le=3600)] = 60.0
+    """How long a request may come no further before it is given up (REST: 408). Streams may be silent."""
     gateway_trusted_hops: Annotated[int, Field(ge=0, le=10)] = 0
     """Proxies in front of the gateway whose X-Forwarded-For tells the client's address."""
     gateway_tls: OptionalPath = None
@@ -51,9 +53,12 @@ class XdsSettings(ServerSettings):
     """Directory of SDS files for Envoy, identity.yaml and authority.yaml: who it is to services, whom it believes."""
     gateway_trust: str = "spiffe://poi-mesh/mesh"
     """With upstream TLS: what services' SPIFFE ids begin with; "/match" follows."""
-    gateway_jwks: OptionalPath = None
-    """JSON Web Key Set, read here, again when it changes; with it, Envoy lets no call through without a valid token."""
-    gateway_jwt_issuers: tuple[str, ...] = ()
-    """Issuers whose tokens are taken, as JSON."""
-    gateway_jwt_audience: str = "poi-mesh"
+    gateway_jwks: str = ""
+    """Keys of local accounts (`python -m mesh.token`): a JWKS file, read again when it changes, or an https:// URL.
+    With these, or with identity providers, Envoy lets no call through without a valid token."""
+    gateway_jwt_issuers: dict[str, str] = Field(default={})
+    """Identity providers, as JSON: issuer to the file or https:// URL of its JWKS, "" to ask the provider (OIDC)."""
+    gateway_jwt_audience: Annotated[str, Field(min_length=1)] = "poi-mesh"
     """Audience that a token must name."""
+    gateway_jwks_seconds: Annotated[float, Field(ge=1, le=3600)] = 30.0
+    """How often keys at URLs are asked for. Files are watched."""

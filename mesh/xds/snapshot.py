@@ -17,10 +17,11 @@ CLUSTER = f"{_PREFIX}cluster.v3.Cluster"
 ENDPOINTS = f"{_PREFIX}endpoint.v3.ClusterLoadAssignment"
 LISTENER = f"{_PREFIX}listener.v3.Listener"
 ROUTES = f"{_PREFIX}route.v3.RouteConfiguration"
+EXTENSION = f"{_PREFIX}core.v3.TypedExtensionConfig"
 
-ORDER = (CLUSTER, ENDPOINTS, LISTENER, ROUTES)
+ORDER = (CLUSTER, ENDPOINTS, LISTENER, ROUTES, EXTENSION)
 """Make before break: nobody hears of a route to a cluster that was not announced."""
-SHORT = {CLUSTER: "CDS", ENDPOINTS: "EDS", LISTENER: "LDS", ROUTES: "RDS"}
+SHORT = {CLUSTER: "CDS", ENDPOINTS: "EDS", LISTENER: "LDS", ROUTES: "RDS", EXTENSION: "ECDS"}
 """Type URL -> what people call it."""
 ASKED_AGAIN: Mapping[str, str] = MappingProxyType({CLUSTER: ENDPOINTS, LISTENER: ROUTES})
 """Who was sent a changed key waits for the value once more before using it, also where that did not change."""
@@ -78,7 +79,7 @@ def version_of(resources: Iterable[Resource]) -> str:
 
 
 Snapshots = Mapping[str, Snapshot]
-"""A snapshot for each kind of client."""
+"""A snapshot for each kind of client that can be told something."""
 
 
 class Board:

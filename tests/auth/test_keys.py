@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from mesh.auth.keys import FileKeys, UrlKeys, keys_of, parse
 from mesh.auth.tokens import LOCAL_ISSUER, Tokens
 from mesh.errors import Unauthenticated, Unavailable
 from mesh.token import Accounts
-from tests.support import until
+from tests.support import PATIENCE, until
 
 ISSUER = "https://login.example.com"
 
@@ -84,6 +86,23 @@ async def test_an_oidc_document_that_leads_astray(
 
     with pytest.raises(Unavailable):
         await source.find(key_id(accounts))
+    await source.close()
+
+
+async def test_a_provider_that_never_comes_to_an_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Endless(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            while True:
+                yield b" "
+                await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(keys, "_WHOLE_SECONDS", 0.1)
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, stream=Endless()))
+    source = UrlKeys(url=f"{ISSUER}/keys", client=httpx.AsyncClient(transport=transport))
+
+    async with asyncio.timeout(PATIENCE):
+        with pytest.raises(Unavailable):
+            await source.find("any")
     await source.close()
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -119,7 +120,7 @@ def test_the_gateway_waits_as_long_as_the_command_does(service: str, method: str
     path = f"/poi.v1.{method}"
     first = next(
         each
-        for each in routes(POLICIES[service])
+        for each in routes(POLICIES[service], lambda seconds: {"timeout": timedelta(seconds=seconds)})
         if each.match and (each.match.path == path or (each.match.prefix and path.startswith(each.match.prefix)))
     )
     assert first.route is not None

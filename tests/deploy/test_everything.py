@@ -31,14 +31,19 @@ SERVERS = ("embed", "match", "history", "region", "alert", "ingest", "audit", "x
 """Those that have a certificate at /tls."""
 
 
-def everything(directory: Path, *before: str) -> list[Resource]:
-    """An overlay as README.md has it, after some other components; nothing where neither kustomize nor kubectl is."""
+def everything(directory: Path, *before: str, **more: Any) -> list[Resource]:
+    """An overlay as README.md has it, after some other components; nothing where neither kustomize nor kubectl is.
+
+    `more`: what the overlay says besides, lists behind its own.
+    """
     copy = directory / "deploy"
     shutil.copytree(K8S.parent, copy)
     overlay = copy / "k8s" / "overlays" / OVERLAYS[0].name
     content = kustomization(overlay)
     content["components"] = [*before, *told()["components"]]
     content["patches"] += told()["patches"]
+    for field, items in more.items():
+        content[field] = [*content.get(field, []), *items]
     (overlay / "kustomization.yaml").write_text(yaml.safe_dump(content))
     return render(overlay)
 
@@ -148,8 +153,32 @@ def test_the_control_plane_understands_its_settings(monkeypatch: pytest.MonkeyPa
     assert settings.auth == "required"
     assert settings.gateway_tls == Path("/etc/envoy/tls.yaml")
     assert settings.gateway_trust == "spiffe://poi-mesh/mesh"
-    assert settings.gateway_jwt_issuers == ("poi-mesh",)
+    assert settings.gateway_jwks == "/accounts/jwks.json"
     assert sorted(gateway["files"]) == sorted(path.name for path in TLS.glob("*.yaml") if path.name in gateway["files"])
+
+
+def test_an_identity_provider_as_the_readme_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = (TLS.parent / "README.md").read_text().split("```")
+    (block,) = [block.removeprefix("yaml") for block in blocks if "xds-to-issuer" in block and "patches:" in block]
+    resources = everything(tmp_path, **yaml.safe_load(block))
+    if not resources:
+        return
+    found = {(one["kind"], one["metadata"]["name"]): one for one in resources}
+    (server,) = found["Deployment", "xds"]["spec"]["template"]["spec"]["containers"]
+    (config,) = [one["configMapRef"]["name"] for one in server["envFrom"]]
+    told_env = {**found["ConfigMap", config]["data"], **{item["name"]: item["value"] for item in server["env"]}}
+    for name, value in told_env.items():
+        monkeypatch.setenv(name, value)
+
+    settings = load(XdsSettings, [])
+
+    assert settings.gateway_jwt_issuers == {"https://login.example.com/": ""}
+    assert settings.gateway_jwks == "", "no local accounts"
+    (rule,) = found["NetworkPolicy", "xds-to-issuer"]["spec"]["egress"]
+    assert rule["to"] == [{"ipBlock": {"cidr": "203.0.113.20/32"}}]
+    assert {"name": "accounts", "configMap": {"name": "accounts", "optional": True}} in (
+        found["Deployment", "xds"]["spec"]["template"]["spec"]["volumes"]
+    )
 
 
 @pytest.fixture

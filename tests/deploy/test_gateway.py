@@ -74,7 +74,9 @@ def test_both_agree_on_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.metrics_listen == f"0.0.0.0:{port('xds', 'metrics')}"
     assert settings.gateway_listen == f"0.0.0.0:{port('gateway', 'http')}"
     assert metrics["address"]["socket_address"]["port_value"] == port("gateway", "metrics")
-    assert content["dynamic_resources"] == bootstrap("127.0.0.1:1", 1)["dynamic_resources"], "the same on one machine"
+    same = bootstrap("127.0.0.1:1", 1)
+    assert content["dynamic_resources"] == same["dynamic_resources"], "the same on one machine"
+    assert content["overload_manager"] == same["overload_manager"]
 
 
 def test_an_overlay_with_it_renders(tmp_path: Path) -> None:

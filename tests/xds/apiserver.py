@@ -32,6 +32,8 @@ class ApiServer:
         """The version that each watch began at."""
         self.status = 200
         """What it answers everything with."""
+        self.ends_watches = False
+        """Whether it ends each watch when it has said what there is."""
         self._slices: dict[str, Slice] = {}
         self._version = 100
         self._oldest = 100
@@ -133,7 +135,10 @@ class ApiServer:
                     line = event.encode() + b"\n"
                     writer.write(f"{len(line):x}\r\n".encode() + line + b"\r\n")
             await writer.drain()
+            if self.ends_watches:
+                break
             await news.wait()
+        writer.write(b"0\r\n\r\n")
 
     async def _reply(self, writer: asyncio.StreamWriter, content: Any, status: int = 200) -> None:
         body = json.dumps(content).encode()

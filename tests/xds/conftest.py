@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
+from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -78,7 +79,7 @@ class Replica(
 
 
 async def _numbers() -> AsyncIterator[int]:
-    for number in range(1_000):
+    for number in count():
         yield number
         await asyncio.sleep(0.05)
 

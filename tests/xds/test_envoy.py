@@ -108,3 +108,32 @@ async def test_the_gateway_says_that_it_is_there(
     async with httpx.AsyncClient(base_url=f"http://{plane.gateway}", timeout=PATIENCE) as http:
         assert (await http.get("/healthz")).status_code == 200
         assert (await http.get("/nothing")).status_code == 404
+
+
+async def test_a_gateway_without_memory_left_refuses_calls_and_recovers(
+    control_plane: StartPlane, envoy: StartEnvoy, replica: StartReplica
+) -> None:
+    """Requests that are held back whole, none of them ever complete, would take all there is."""
+    server = await replica(1)
+    plane = await asyncio.to_thread(control_plane, match=[server], alert=[server])
+    await asyncio.to_thread(envoy, plane, heap_bytes=120 << 20)
+    host, port = plane.gateway.split(":")
+    head = b"POST /v1/stores/s1/alerts:raise HTTP/1.1\r\nhost: gateway\r\ncontent-length: 12000000\r\n\r\n"
+
+    async def hold() -> asyncio.StreamWriter:
+        _, writer = await asyncio.open_connection(host, port)
+        writer.write(head + b" " * 11_000_000)
+        return writer
+
+    async with httpx.AsyncClient(base_url=f"http://{plane.gateway}", timeout=PATIENCE) as http:
+
+        async def answers(status: int) -> bool:
+            return (await http.get("/v1/stores/s1/galleryStatus")).status_code == status
+
+        await until(lambda: answers(200))
+        held = [await hold() for _ in range(24)]
+        await until(lambda: answers(503), "calls refused for want of memory")
+        for writer in held:
+            writer.transport.abort()
+        await asyncio.gather(*(writer.wait_closed() for writer in held), return_exceptions=True)
+        await until(lambda: answers(200), "calls taken again")

@@ -83,3 +83,28 @@ async def test_conditions_say_whether_a_replica_gets_calls(
             found = await anext(source)
 
     assert {name: set(endpoints) for name, endpoints in found.items()} == ({"match": expected} if expected else {})
+
+
+async def test_a_replica_that_is_in_two_slices_for_a_moment_is_one(api: ApiServer) -> None:
+    for number, ready in enumerate((False, True, False)):
+        api.put(endpoint_slice("match", "10.0.0.1", name=f"match-{number}", conditions={"ready": ready}))
+
+    async with aclosing(KubernetesSource("shop", api.url).watch()) as source:
+        async with asyncio.timeout(PATIENCE):
+            found = await anext(source)
+
+    assert found["match"] == {Endpoint("10.0.0.1:7002", Health.SERVING)}
+
+
+async def test_an_api_that_ends_every_watch_at_once_is_not_asked_without_a_pause(api: ApiServer) -> None:
+    api.put(endpoint_slice("match", "10.0.0.1"))
+    api.ends_watches = True
+    async with aclosing(KubernetesSource("shop", api.url).watch()) as source:
+        await anext(source)
+        waiting = asyncio.create_task(anext(source))
+        await asyncio.sleep(1)
+        assert len(api.watches) <= 10
+        api.ends_watches = False
+        api.put(endpoint_slice("match", "10.0.0.2"))
+        async with asyncio.timeout(PATIENCE):
+            assert {endpoint.address for endpoint in (await waiting)["match"]} == {"10.0.0.2:7002"}

