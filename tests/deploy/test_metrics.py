@@ -16,9 +16,9 @@ ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("mesh", "embed_svc", "match_svc", "history_svc", "alert_svc", "ingest_svc")
 WORDS = {
     *("grpc_type", "grpc_service", "grpc_method", "grpc_code", "call", "variant", "type", "kind"),
-    *("reason", "went", "result", "verdict", "event", "health", "service", "client"),
+    *("reason", "went", "result", "verdict", "event", "health", "service", "client", "issuer"),
 }
-"""Labels whose values are words of our own."""
+"""Labels whose values are words of our own, or of settings."""
 IDS = {"store", "camera", "watchlist", "poi"}
 """Labels with ids of resources: none is a display name, and none leads to an appearance, a face or an alert."""
 
