@@ -100,7 +100,7 @@ def assemble(settings: MatchServerSettings) -> Server:
     server.add(poi_pb2_grpc.add_PoiServiceServicer_to_server, pois, POI_SERVICE)
     server.add(
         watchlist_pb2_grpc.add_WatchlistServiceServicer_to_server,
-        WatchlistServicer(registry, watchlists, removals, rules),
+        WatchlistServicer(registry, watchlists, removals, rules, follower.gallery),
         WATCHLIST_SERVICE,
     )
     server.add(

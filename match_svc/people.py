@@ -38,6 +38,8 @@ class Person:
     """Ids, one a row; behind these rows is that of the mean, where there are two or more."""
     watchlists: tuple[str, ...] = ()
     """Ids of the lists that they are on."""
+    lapses: float = float("inf")
+    """See `lapse`."""
 
     @property
     def rows(self) -> int:
@@ -87,7 +89,7 @@ def make(number: int, poi: poi_pb2.Poi) -> tuple[Person, list[bytes], list[bytes
             aligned.append(pair[0])
             others.append(pair[1])
             usable.append(reference)
-    name, expiry = poi.name, poi.expire_time
+    name = poi.name
     person = Person(
         number,
         poi_id=name.rpartition("/")[2],
@@ -95,11 +97,24 @@ def make(number: int, poi: poi_pb2.Poi) -> tuple[Person, list[bytes], list[bytes
         display_name=poi.display_name,
         severity=poi.severity,
         threshold=poi.threshold if poi.HasField("threshold") else None,
-        expires=expiry.seconds + expiry.nanos / 1e9 if poi.HasField("expire_time") else float("inf"),
+        expires=expire_seconds(poi),
         references=tuple(references),
         watchlists=tuple([watchlist.rpartition("/")[2] for watchlist in poi.watchlists]),
+        lapses=lapse(poi),
     )
     return person, aligned, others, templates.weights(usable)
+
+
+def expire_seconds(poi: poi_pb2.Poi) -> float:
+    """When a person expires, in seconds since the epoch; infinite for never."""
+    expiry = poi.expire_time
+    return expiry.seconds + expiry.nanos / 1e9 if poi.HasField("expire_time") else float("inf")
+
+
+def lapse(poi: poi_pb2.Poi) -> float:
+    """When the grace period begins after which a person is forgotten: with their expiry, or with the last change where
+    that came later. So an end that was set in the past, by a slip of the pen, can be taken back."""
+    return max(expire_seconds(poi), poi.update_time.seconds + poi.update_time.nanos / 1e9)
 
 
 def _vectors(reference: poi_pb2.Reference) -> tuple[bytes, bytes] | None:
