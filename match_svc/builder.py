@@ -184,7 +184,8 @@ class Builder:
         terms = np.array([self._terms_for(person) for person in added], np.int32)
         expired = self._expiries.add([person.expires for person in added], now)
         for person, has_expired in zip(added, expired, strict=True):
-            self._count(person, 1, has_expired)
+            if has_expired or person.watchlists:
+                self._count(person, 1, has_expired)
         least = np.repeat(np.array(self._least, np.float32)[terms], counts, axis=0)
         self._owners.extend(np.repeat(numbers, counts))
         self._limits.extend(np.where(bad[:, None], np.float32(np.inf), least))
