@@ -24,7 +24,7 @@ from mesh.local import Service
 from tests.conftest import StartService
 from tests.match_svc.standin import picture, standing_in
 from tests.match_svc.support import STORE, Replica, becomes, refused, replica, stubs
-from tests.support import embedding, in_days, unit, until, valid_poi
+from tests.support import PATIENCE, embedding, in_days, unit, until, valid_poi
 
 WOMAN, MAN = unit(1), unit(2)
 DAY = 86_400
@@ -212,7 +212,7 @@ async def test_many_go_slowly_and_another_replica_goes_on_after_sigkill(redis_ur
     busy.kill()
     async with connect(spare.target) as channel:
         assert await enrolled(stubs(None, channel)), "killed in between"
-        await becomes(set(), lambda: enrolled(stubs(None, channel)))
+        await becomes(set(), lambda: enrolled(stubs(None, channel)), within=2 * PATIENCE)
         await becomes(0, lambda: _count(stubs(None, channel)))
 
     (told,) = _logged(busy, "forgetting_many")
