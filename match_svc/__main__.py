@@ -13,6 +13,7 @@ from match_svc.checks import Checks, Likeness
 from match_svc.decisions import Decisions
 from match_svc.enrolment import Enrolment
 from match_svc.follower import Follower
+from match_svc.forgetting import Forgetter
 from match_svc.gallery import Snapshot
 from match_svc.images import Cutter, Framing
 from match_svc.importing import Importer
@@ -100,7 +101,7 @@ def assemble(settings: MatchServerSettings) -> Server:
     server.add(poi_pb2_grpc.add_PoiServiceServicer_to_server, pois, POI_SERVICE)
     server.add(
         watchlist_pb2_grpc.add_WatchlistServiceServicer_to_server,
-        WatchlistServicer(registry, watchlists, removals, rules),
+        WatchlistServicer(registry, watchlists, removals, rules, follower.gallery),
         WATCHLIST_SERVICE,
     )
     server.add(
@@ -110,6 +111,8 @@ def assemble(settings: MatchServerSettings) -> Server:
     )
     keeper = RegistryTraces(redis, registry, replicas, settings.confirm_seconds)
     server.add(erasure_pb2_grpc.add_TraceServiceServicer_to_server, traces.TraceServicer(keeper, redis), traces.SERVICE)
+    grace, confirm = settings.forget_after_days, settings.confirm_seconds
+    forgetter = Forgetter(redis, registry, follower, replicas, after_days=grace, confirm_seconds=confirm)
     for service in (POI_SERVICE, WATCHLIST_SERVICE, MATCH_SERVICE):
         server.set_serving(service, False)  # until the registry was loaded
     background = Background()
@@ -117,6 +120,7 @@ def assemble(settings: MatchServerSettings) -> Server:
     background.start("heartbeat", replicas.run)
     background.start("confirmations", replicas.listen)
     background.start("write_decisions", decisions.run)
+    background.start("forget", forgetter.run)
     if isinstance(box, Vault):
         background.start("reseal", partial(keep_sealed, redis, box, partial(sealed_hashes, redis)))
     for close in (redis.aclose, embed.close, matcher.close, follower.close, replicas.leave, background.close):

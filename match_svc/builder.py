@@ -7,8 +7,9 @@ left-over rows become many they are folded into a new base by another thread, wh
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import numpy as np
@@ -18,8 +19,9 @@ from poi.v1 import poi_pb2
 
 from match_svc import people
 from match_svc.bounded import LEAST_ROWS
+from match_svc.expiry import Expiries
 from match_svc.folding import Base, Fold, Folded
-from match_svc.gallery import Snapshot
+from match_svc.gallery import Expired, Snapshot
 from match_svc.index import ExactIndex, Floats, Index, Layered
 from match_svc.limits import RowLimits, usual
 from match_svc.people import DIMENSION, Person
@@ -38,10 +40,13 @@ _DEAD_SHARE: Final = 4
 class Builder:
     """The one that changes a store's gallery. One thread at a time may use it; its snapshots are anybody's."""
 
-    def __init__(self, store: str, rules: Rules | float, crossover: int) -> None:
+    def __init__(
+        self, store: str, rules: Rules | float, crossover: int, clock: Callable[[], float] = time.time
+    ) -> None:
         """`rules` are the store's until told otherwise, a number being its threshold; from `crossover` rows on the base
-        is quantised, which may be set anew at any time."""
+        is quantised, which may be set anew at any time. `clock`: seconds since 1970."""
         self._store = store
+        self._clock = clock
         self._rules = _rules(rules)
         self.crossover = crossover
         self._revision = 0
@@ -57,7 +62,11 @@ class Builder:
         self._terms: dict[tuple[float | None, tuple[str, ...]], int] = {}
         self._least: list[tuple[float, float]] = []
         self._having: list[int] = []
+        # Rates are for those who can be matched: who has expired is counted apart.
+        self._expiries = Expiries()
+        self._expired = 0
         self._members: Counter[str] = Counter()
+        self._expired_members: Counter[str] = Counter()
         self._policy = self._rules.policy(0, self._members)
         self._numbered: list[Person | None] = []
         self._people: dict[str, Person] = {}
@@ -67,19 +76,26 @@ class Builder:
 
     def apply(self, changes: Mapping[str, poi_pb2.Poi | None], rules: Rules | float, revision: int) -> Snapshot:
         """The next snapshot: persons replaced or, where None, removed, and the store's rules."""
+        now = self._clock()
         gone = [self._people.pop(poi_id) for poi_id in changes if poi_id in self._people]
         self._revision = revision
         for person in gone:
             self._alive.items[person.number] = False
             self._references -= len(person.references)
             self._living -= person.rows
-            self._count(person, -1)
+            self._having[int(self._terms_of.items[person.number])] -= 1
+            self._count(person, -1, self._expiries.remove(person.number))
         if gone:
             starts = [int(self._starts.items[person.number]) for person in gone]
             self._limits.never(slice(start, start + person.rows) for start, person in zip(starts, gone, strict=True))
-        self._add([poi for poi in changes.values() if poi is not None])
-        self._obey(_rules(rules), bool(changes))
+        self._add([poi for poi in changes.values() if poi is not None], now)
+        turned = self._turn(now)
+        self._obey(_rules(rules), bool(changes) or turned)
         return self._publish()
+
+    def outdated(self) -> bool:
+        """Whether persons have expired since the last snapshot, so that one is worth making without any change."""
+        return self._expiries.due(self._clock())
 
     def due(self) -> bool:
         """Whether a folding is worth its while."""
@@ -141,9 +157,11 @@ class Builder:
             self._starts.items,
             self._numbered,
             self._people,
+            Expired(self._expired, dict(self._expired_members)),
+            self._expiries.until,
         )
 
-    def _add(self, pois: list[poi_pb2.Poi]) -> None:
+    def _add(self, pois: list[poi_pb2.Poi], now: float) -> None:
         added: list[Person] = []
         aligned: list[bytes] = []
         others: list[bytes] = []
@@ -163,7 +181,11 @@ class Builder:
         first = len(self._owners)
         bad = self._put(aligned, others, layout)
         numbers = np.array([person.number for person in added], np.int32)
-        terms = np.array([self._count(person, 1) for person in added], np.int32)
+        terms = np.array([self._terms_for(person) for person in added], np.int32)
+        expired = self._expiries.add([person.expires for person in added], now)
+        for person, has_expired in zip(added, expired, strict=True):
+            if has_expired or person.watchlists:
+                self._count(person, 1, has_expired)
         least = np.repeat(np.array(self._least, np.float32)[terms], counts, axis=0)
         self._owners.extend(np.repeat(numbers, counts))
         self._limits.extend(np.where(bad[:, None], np.float32(np.inf), least))
@@ -189,24 +211,42 @@ class Builder:
             _log.error("references_unusable", store=self._store, count=int(bad.sum()))
         return bad
 
-    def _count(self, person: Person, by: int) -> int:
-        """Count a person in, or out again; the number of their terms."""
+    def _terms_for(self, person: Person) -> int:
+        """The number of their terms, which one more now has."""
         key = person.threshold, person.watchlists
         terms = self._terms.setdefault(key, len(self._terms))
         if terms == len(self._least):
             self._least.append(self._policy.loosest(*key))
             self._having.append(0)
-        self._having[terms] += by
-        for watchlist_id in person.watchlists:
-            self._members[watchlist_id] += by
+        self._having[terms] += 1
         return terms
+
+    def _count(self, person: Person, by: int, expired: bool) -> None:
+        """Count a person in, or out again, with those who can be matched or with those who have expired."""
+        members = self._expired_members if expired else self._members
+        self._expired += by if expired else 0
+        for watchlist_id in person.watchlists:
+            members[watchlist_id] += by
+
+    def _turn(self, now: float) -> bool:
+        """Count anew whose time has come; whether there was anybody."""
+        if not self._expiries.due(now):
+            return False
+        turned = self._expiries.turn(now)
+        for numbers, expired in ((turned.expired, True), (turned.back, False)):
+            for number in numbers:
+                person = self._numbered[number]
+                if person is not None:
+                    self._count(person, -1, not expired)
+                    self._count(person, 1, expired)
+        return bool(turned.expired or turned.back)
 
     def _obey(self, rules: Rules, changed: bool) -> None:
         """Set all limits to what the rules come to now, where that is something else."""
         if rules is self._rules and not (changed and rules.by_number):
             return
         self._rules = rules
-        self._policy = rules.policy(len(self._people), self._members)
+        self._policy = rules.policy(len(self._people) - self._expired, self._members)
         least = [self._policy.loosest(*key) for key in self._terms]
         if least != self._least:
             self._least = least

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -110,7 +111,7 @@ class Checks:
         probes = [_best(reference) for _, reference in usable]
         vectors = np.stack([vector for vector, _ in probes])
         is_aligned = np.array([aligned for _, aligned in probes], np.bool_)
-        alike = await asyncio.to_thread(gallery.alike, vectors, is_aligned, self._likeness.duplicate)
+        alike = await asyncio.to_thread(gallery.alike, vectors, is_aligned, self._likeness.duplicate, time.time())
         best: dict[str, poi_pb2.LikelyDuplicate] = {}
         for (index, _), people in zip(usable, alike, strict=True):
             for poi, similarity in people.items():

@@ -75,6 +75,11 @@ class Follower:
         return self._galleries.get(store) or empty(store)
 
     @property
+    def stores(self) -> list[str]:
+        """Those that have a gallery."""
+        return list(self._galleries)
+
+    @property
     def loaded(self) -> bool:
         """Whether the registry was loaded."""
         return self._revision >= 0
@@ -130,8 +135,10 @@ class Follower:
             position, changes = await self._log.wait(self._position)
             if not changes:
                 await self._in_turn(self._catch_up())
-                continue
-            await self._in_turn(self._apply(position, changes))
+            else:
+                await self._in_turn(self._apply(position, changes))
+            if any(builder.outdated() for builder in self._builders.values()):
+                await self._in_turn(self._age())
 
     async def _in_turn(self, change: Coroutine[Any, Any, None]) -> None:
         async with self._turn:
@@ -168,6 +175,15 @@ class Follower:
                 _apply, self._decode(store), builder, records, self._rules_for(store), of_store[-1].revision
             )
         await self._publish({**self._galleries, **snapshots}, position, changes[-1].revision, snapshots)
+
+    async def _age(self) -> None:
+        """Make anew the galleries of stores of which somebody has expired: rates are for fewer persons."""
+        aged = {}
+        for store, builder in self._builders.items():
+            if builder.outdated():
+                rules, revision = self._rules_for(store), self.gallery(store).revision
+                aged[store] = await self._in_thread(builder.apply, {}, rules, revision)
+        await self._publish({**self._galleries, **aged}, self._position, self._revision, aged)
 
     async def _load(self) -> None:
         with _uncollected():
@@ -239,6 +255,7 @@ class Follower:
             metrics.ROWS.labels(store).set(snapshot.rows)
             metrics.REFERENCES.labels(store).set(snapshot.references)
             metrics.PENDING.labels(store).set(snapshot.pending)
+            metrics.EXPIRED.labels(store).set(snapshot.expired.persons)
         metrics.REVISION.set(revision)
         async with self._progress:
             self._revision = revision

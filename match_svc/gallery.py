@@ -10,11 +10,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from poi.v1 import common_pb2
 
+from match_svc.expiry import Times
 from match_svc.index import ExactIndex, Floats, Hits, Index, Limits, Positions
 from match_svc.people import DIMENSION, Match, Person
 from match_svc.policy import Policy, Rules
@@ -23,6 +25,14 @@ Numbers = NDArray[np.int32]
 Starts = NDArray[np.int64]
 Sightings = Sequence[common_pb2.Detection]
 """Where and when each probe was seen."""
+
+
+class Expired(NamedTuple):
+    """How many persons have expired and were not forgotten yet. Rates do not count them."""
+
+    persons: int
+    members: Mapping[str, int]
+    """By id of the watchlist that they are on."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,6 +61,10 @@ class Snapshot:
     _numbered: Sequence[Person | None]
     """By number; None for some who are no longer in it."""
     _people: Mapping[str, Person]
+    expired: Expired
+    """When it was made."""
+    _until: Times
+    """(m,) when each person expires, by number."""
     serial: int = field(default_factory=itertools.count(1).__next__)
     """Of this very object, in this process. Revisions may come again after a reset of the registry."""
 
@@ -61,7 +75,7 @@ class Snapshot:
 
     @property
     def size(self) -> int:
-        """Persons in it."""
+        """Persons in it, those who have expired included."""
         return len(self._people)
 
     @property
@@ -141,10 +155,18 @@ class Snapshot:
             for similarity, first, (_, person) in zip(best.tolist(), firsts.tolist(), asked, strict=True)
         ]
 
-    def alike(self, probes: Floats, is_aligned: NDArray[np.bool_], least: float) -> list[dict[str, float]]:
+    def to_forget(self, until: float) -> list[Person]:
+        """Whose grace period (see `people.lapse`) had begun by then, in seconds since the epoch."""
+        found = (self._numbered[number] for number in np.flatnonzero(self._until <= until).tolist())
+        return [person for person in found if person is not None and self._lapsed(person, until)]
+
+    def _lapsed(self, person: Person, until: float) -> bool:
+        return self._people.get(person.poi_id) is person and person.lapses <= until
+
+    def alike(self, probes: Floats, is_aligned: NDArray[np.bool_], least: float, now: float) -> list[dict[str, float]]:
         """For each probe the persons (resource names) with a row of at least this cosine, and the best cosine of each.
 
-        Everybody who is enrolled, whatever their limits and whether they have expired: for finding them, not matching.
+        Whatever their limits: for finding them, not matching. Nobody who has expired.
         """
         found: list[dict[str, float]] = [{} for _ in range(len(probes))]
         limits = Limits.of(np.full(self.rows, least, np.float32), least)
@@ -156,6 +178,8 @@ class Snapshot:
                 person = self._numbered[int(self._owners[row])]
                 if person is None or self._people.get(person.poi_id) is not person:
                     continue  # left behind by a change or a removal
+                if person.expires <= now:
+                    continue
                 people = found[position]
                 people[person.name] = max(people.get(person.name, -1.0), min(1.0, similarity))
         return found
@@ -272,4 +296,5 @@ def empty(store: str) -> Snapshot:
     limits = Limits.of(np.empty(0, np.float32), 0.0)
     policy = Rules(0.0).policy(0, {})
     numbers, starts = np.empty(0, np.int32), np.empty(0, np.int64)
-    return Snapshot(store, 0, nobody, nobody, limits, limits, policy, 0, 0, numbers, starts, (), {})
+    nothing = Expired(0, {}), np.empty(0, np.float64)
+    return Snapshot(store, 0, nobody, nobody, limits, limits, policy, 0, 0, numbers, starts, (), {}, *nothing)

@@ -7,6 +7,10 @@ from prometheus_client import Counter, Gauge, Histogram
 from mesh.telemetry import LATENCY_BUCKETS
 
 PEOPLE = Gauge("poi_gallery_people", "Persons of interest in this replica's gallery.", ["store"])
+EXPIRED = Gauge("poi_gallery_expired_people", "Of these, persons who have expired and wait to be forgotten.", ["store"])
+FORGOTTEN = Counter(
+    "poi_registry_people_forgotten_total", "Persons who were deleted because they had expired.", ["store"]
+)
 ROWS = Gauge("poi_gallery_rows", "Rows that a search of this replica's gallery compares with.", ["store"])
 REVISION = Gauge("poi_gallery_revision", "Last change of the registry that this replica's gallery has.")
 LOADS = Counter("poi_gallery_loads_total", "Complete loads of the registry into this replica's gallery.")

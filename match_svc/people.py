@@ -18,6 +18,7 @@ DIMENSION = embeddings.DIMENSIONS[embeddings.FACE_MODEL]
 _FOR_ALIGNED = (common_pb2.ALIGNMENT_ALIGNED, common_pb2.ALIGNMENT_MEAN, common_pb2.ALIGNMENT_UNALIGNED)
 _FOR_OTHERS = (common_pb2.ALIGNMENT_MEAN, common_pb2.ALIGNMENT_UNALIGNED, common_pb2.ALIGNMENT_ALIGNED)
 _BYTES = DIMENSION * 4
+_NEVER = float("inf")
 
 
 @dataclass(slots=True, eq=False)  # and not frozen, which would be a tenth of the load of a large gallery
@@ -38,6 +39,8 @@ class Person:
     """Ids, one a row; behind these rows is that of the mean, where there are two or more."""
     watchlists: tuple[str, ...] = ()
     """Ids of the lists that they are on."""
+    lapses: float = _NEVER
+    """See `lapse`."""
 
     @property
     def rows(self) -> int:
@@ -87,7 +90,8 @@ def make(number: int, poi: poi_pb2.Poi) -> tuple[Person, list[bytes], list[bytes
             aligned.append(pair[0])
             others.append(pair[1])
             usable.append(reference)
-    name, expiry = poi.name, poi.expire_time
+    name = poi.name
+    expires = expire_seconds(poi)
     person = Person(
         number,
         poi_id=name.rpartition("/")[2],
@@ -95,11 +99,27 @@ def make(number: int, poi: poi_pb2.Poi) -> tuple[Person, list[bytes], list[bytes
         display_name=poi.display_name,
         severity=poi.severity,
         threshold=poi.threshold if poi.HasField("threshold") else None,
-        expires=expiry.seconds + expiry.nanos / 1e9 if poi.HasField("expire_time") else float("inf"),
+        expires=expires,
         references=tuple(references),
         watchlists=tuple([watchlist.rpartition("/")[2] for watchlist in poi.watchlists]),
+        lapses=expires if expires == _NEVER else lapse(poi, expires),
     )
     return person, aligned, others, templates.weights(usable)
+
+
+def expire_seconds(poi: poi_pb2.Poi) -> float:
+    """When a person expires, in seconds since the epoch; infinite for never."""
+    if not poi.HasField("expire_time"):
+        return _NEVER
+    expiry = poi.expire_time
+    return expiry.seconds + expiry.nanos / 1e9
+
+
+def lapse(poi: poi_pb2.Poi, expires: float | None = None) -> float:
+    """When the grace period begins after which a person is forgotten: with their expiry, or with the last change where
+    that came later. So an end that was set in the past, by a slip of the pen, can be taken back."""
+    changed = poi.update_time
+    return max(expire_seconds(poi) if expires is None else expires, changed.seconds + changed.nanos / 1e9)
 
 
 def _vectors(reference: poi_pb2.Reference) -> tuple[bytes, bytes] | None:

@@ -250,7 +250,7 @@ class MatchServicer(match_pb2_grpc.MatchServiceServicer):
 
     async def _settings(self, store: str, kept: match_pb2.MatchSettings) -> match_pb2.MatchSettings:
         """As they are in effect, with the number of persons there are now."""
-        persons = await self._registry.count(store)
+        persons = max(0, await self._registry.count(store) - self._follower.gallery(store).expired.persons)
         rules = self._rules_of(kept, ())
         answer = match_pb2.MatchSettings(name=f"{names.store(store)}{_SETTINGS_SUFFIX}", threshold=rules.cosine)
         if kept.HasField("target_false_match_rate"):

@@ -91,6 +91,11 @@ class MatchServerSettings(VaultSettings):
     reference_image_bytes: Annotated[int, Field(ge=4096, le=1 << 20)] = 128 << 10
     """Largest such picture: it is compressed harder, then made smaller, until it fits."""
 
+    forget_after_days: Annotated[float, Field(ge=0, le=3650)] = 30.0
+    """The grace period: so many days after a person's `expire_time`, or the last change of their record where that came
+    later, the service deletes them for good, as DeletePoi does. Until then a new `expire_time` brings them back. 0
+    deletes within seconds."""
+
     max_lag_seconds: Annotated[float, Field(gt=0, le=60)] = 1.0
     """A replica whose gallery misses a change that is older than this does not serve, until it has caught up."""
     replica_seconds: Annotated[float, Field(ge=1, le=60)] = 3.0

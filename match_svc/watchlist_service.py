@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeAlias, cast
 
 import grpc
@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from poi.v1 import watchlist_pb2, watchlist_pb2_grpc
 
 from match_svc import hours
+from match_svc.gallery import Snapshot
 from match_svc.policy import RulesOf, effective
 from match_svc.registry import Registry
 from match_svc.removals import Removals
@@ -37,8 +38,17 @@ _PAGE, _MOST_PAGE = 50, 1000
 class WatchlistServicer(watchlist_pb2_grpc.WatchlistServiceServicer):
     """poi.v1.WatchlistService."""
 
-    def __init__(self, registry: Registry, watchlists: Watchlists, removals: Removals, rules: RulesOf) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        watchlists: Watchlists,
+        removals: Removals,
+        rules: RulesOf,
+        gallery: Callable[[str], Snapshot],
+    ) -> None:
+        """`gallery` gives a store's, for who on a list has expired."""
         self._registry = registry
+        self._gallery = gallery
         self._watchlists = watchlists
         self._removals = removals
         self._rules_of = rules
@@ -102,11 +112,13 @@ class WatchlistServicer(watchlist_pb2_grpc.WatchlistServiceServicer):
         """With what follows from the persons on them."""
         lists = [one.watchlist for one in stored]
         members = {one.watchlist.name.rpartition("/")[2]: one.members for one in stored}
-        persons = await self._registry.count(store)
-        policy = self._rules_of(await self._registry.settings(store), lists).policy(persons, members)
+        expired = self._gallery(store).expired
+        persons = await self._registry.count(store) - expired.persons
+        matched = {one: max(0, count - expired.members.get(one, 0)) for one, count in members.items()}
+        policy = self._rules_of(await self._registry.settings(store), lists).policy(persons, matched)
         for watchlist_id, watchlist in zip(members, lists, strict=True):
-            count = members[watchlist_id]
-            watchlist.poi_count = count
+            count = matched[watchlist_id]
+            watchlist.poi_count = members[watchlist_id]
             watchlist.effective.CopyFrom(effective(policy.lists[watchlist_id].everywhere.cosines, count))
         return lists
 

@@ -182,6 +182,7 @@ async def record(
     purpose: str = "",
     durable: bool = True,
     begins: bool = True,
+    call_id: str = "",
     **details: str,
 ) -> None:
     """Writes one record of this process; does nothing where auditing is off.
@@ -193,12 +194,16 @@ async def record(
         actor: who; this server itself when None.
         durable: whether to wait until it is; Unavailable (AUDIT_UNAVAILABLE) when it cannot be.
         begins: see `Auditor.note`; of a record that nobody waits for.
+        call_id: of a change, which has a record with an empty result before it and one with its result after it.
     """
     auditor = _current
     if auditor is None:
         return
     made = event(action, result, resource, **details)
     made.peer, made.purpose = peer, purpose
+    if call_id:
+        made.phase = audit_pb2.AUDIT_PHASE_END if result else audit_pb2.AUDIT_PHASE_BEGIN
+        made.call_id = call_id
     if actor is not None:
         made.actor.CopyFrom(actor)
     chosen = store or store_of(resource) or auditor.default_store
