@@ -124,10 +124,9 @@ class InProcess:
             handler = _next(interceptor, handler)
         found = await handler(details)
         context = Context(requests, self._metadata)
-        argument: Any = context.iterate() if method.takes_stream else requests[0]
-        kinds = {(False, False): "unary_unary", (False, True): "unary_stream", (True, False): "stream_unary"}
-        behaviour = getattr(found, kinds.get((method.takes_stream, method.gives_stream), "stream_stream"))
-        running = asyncio.ensure_future(behaviour(argument, context))
+        # gRPC is told of streams of requests alone: the one of a unary call is read like the first of a stream.
+        behaviour = found.stream_stream if method.gives_stream else found.stream_unary
+        running = asyncio.ensure_future(behaviour(context.iterate(), context))
         try:
             await asyncio.wait_for(_wait(running, context, patient=not method.gives_stream), _WAIT_SECONDS)
         except TimeoutError:
