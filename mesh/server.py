@@ -32,6 +32,7 @@ from mesh.settings import ServerSettings, program_name, refuse, split_host_port
 
 if TYPE_CHECKING:
     from mesh.auth import Refusals
+    from mesh.interceptors.shares import Identify
     from mesh.tls import Credentials, Identity
 
 _log = structlog.get_logger(__name__)
@@ -65,6 +66,7 @@ class Server:
         self._port = 0
         self._identity = self._read_identity()
         authorisation: list[grpc.aio.ServerInterceptor] = []
+        identify: Identify | None = None
         refusals: Refusals | None = None
         if self._identity and settings.auth == "required":
             from mesh import auth  # with the library that checks signatures, which takes its time to import
@@ -72,12 +74,13 @@ class Server:
             authenticator = auth.Authenticator.of(settings, self._identity.current.id.trust_domain)
             self.on_stop(authenticator.close)
             refusals = auth.Refusals(recorder.record_refusal) if settings.audit_redis_url else None
-            authorisation.append(auth.AuthInterceptor(authenticator, on_refusal=refusals.tell if refusals else None))
+            guard = auth.AuthInterceptor(authenticator, on_refusal=refusals.tell if refusals else None)
+            authorisation, identify = [guard], guard.identify
         audit = self._audit()
         if refusals is not None:
             self.on_stop(refusals.close)
         self._grpc = grpc.aio.server(
-            interceptors=[*standard_interceptors.standard(*authorisation), *interceptors, *audit],
+            interceptors=[*standard_interceptors.standard(*authorisation, identify=identify), *interceptors, *audit],
             options=[
                 ("grpc.max_send_message_length", settings.max_message_bytes),
                 ("grpc.max_receive_message_length", settings.max_message_bytes),

@@ -18,7 +18,7 @@ from mesh.auth.requests import Requests
 from mesh.errors import MeshError, PermissionDenied
 from mesh.interceptors.base import Behaviour, Interceptor, Rpc
 from mesh.peers import address_of, peer_of
-from mesh.principal import CURRENT, Principal
+from mesh.principal import CURRENT, Principal, current
 
 _log = structlog.get_logger(__name__)
 _REFUSED: Final = Counter(
@@ -47,10 +47,11 @@ class AuthInterceptor(Interceptor):
         streams = rpc.request_streaming or rpc.response_streaming
 
         async def run(request: Any, context: Any) -> Any:
-            call = _Call()
+            # Whose share the call is of was asked first, and the answer is this one; alone, it asks itself.
+            principal = current() or await self.identify(rpc, context)
+            call = _Call(principal)
             try:
                 with call.deciding():
-                    principal = call.principal = await self._authenticator.principal(context)
                     if row is None:
                         raise PermissionDenied("nobody may call this", reason="NO_POLICY")
                     rule, requests = row
@@ -73,15 +74,26 @@ class AuthInterceptor(Interceptor):
                     CURRENT.reset(token)
             finally:
                 if call.refused is not None:
-                    code, reason = call.refused.code.name, call.refused.reason
-                    refusal = Refusal(
-                        call.principal, method, call.resource, code, reason, peer_of(context), address_of(context)
-                    )
-                    _report(rpc, refusal)
-                    if self._on_refusal is not None:
-                        await self._on_refusal(refusal)
+                    await self._refused(rpc, context, call.refused, principal, call.resource)
 
         return run
+
+    async def identify(self, rpc: Rpc, context: Any) -> Principal:
+        """Who makes the call of this context. Raises Unauthenticated."""
+        try:
+            return await self._authenticator.principal(context)
+        except MeshError as error:
+            await self._refused(rpc, context, error)
+            raise
+
+    async def _refused(
+        self, rpc: Rpc, context: Any, error: MeshError, principal: Principal | None = None, resource: str = ""
+    ) -> None:
+        code, reason, method = error.code.name, error.reason, f"{rpc.service}/{rpc.method}"
+        refusal = Refusal(principal, method, resource, code, reason, peer_of(context), address_of(context))
+        _report(rpc, refusal)
+        if self._on_refusal is not None:
+            await self._on_refusal(refusal)
 
 
 def permit(principal: Principal, rule: Rule) -> None:
@@ -93,8 +105,8 @@ def permit(principal: Principal, rule: Rule) -> None:
 class _Call:
     """What is known of a call."""
 
-    def __init__(self) -> None:
-        self.principal: Principal | None = None
+    def __init__(self, principal: Principal) -> None:
+        self.principal = principal
         self.refused: MeshError | None = None
         self.resource = ""
         self.look: Requests

@@ -13,6 +13,7 @@ from abc import abstractmethod
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import grpc
@@ -38,12 +39,16 @@ class Rpc:
         return "server_stream" if self.response_streaming else "unary"
 
 
-class Interceptor(grpc.aio.ServerInterceptor):
-    """Wraps the behaviour of every method; a subclass says with what."""
+class Layer(grpc.aio.ServerInterceptor):
+    """Puts a handler of its own in the place of each; once for a method, as most calls are of one that was called."""
+
+    @cached_property
+    def _made(self) -> dict[str, tuple[Handler, Handler]]:
+        return {}
 
     @abstractmethod
-    def wrap(self, rpc: Rpc, behaviour: Behaviour) -> Behaviour:
-        """What runs instead of `behaviour`. Called once per RPC, before its first message."""
+    def make(self, method: str, handler: Handler) -> Handler:
+        """What stands for `handler`, which serves `method` ("/poi.v1.AlertService/GetAlert")."""
 
     async def intercept_service(
         self,
@@ -54,11 +59,49 @@ class Interceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:  # no such method: gRPC answers UNIMPLEMENTED
             return None
-        _, service, method = handler_call_details.method.split("/", 2)
-        rpc = Rpc(service, method, bool(handler.request_streaming), bool(handler.response_streaming))
+        method = handler_call_details.method
+        known = self._made.get(method)
+        if known is None or known[0] is not handler:
+            known = self._made[method] = handler, self.make(method, handler)
+        return known[1]
+
+
+class Interceptor(Layer):
+    """Wraps the behaviour of every method; a subclass says with what."""
+
+    @abstractmethod
+    def wrap(self, rpc: Rpc, behaviour: Behaviour) -> Behaviour:
+        """What runs instead of `behaviour`. Called once for a method, so what it keeps is of all its RPCs."""
+
+    def make(self, method: str, handler: Handler) -> Handler:
+        """The same kind of handler, wrapped."""
+        _, service, name = method.split("/", 2)
+        rpc = Rpc(service, name, bool(handler.request_streaming), bool(handler.response_streaming))
         make, behaviour = _KINDS[rpc.request_streaming, rpc.response_streaming]
         wrapped = self.wrap(rpc, _as_coroutine(behaviour(handler)))
         new: Handler = make(wrapped, handler.request_deserializer, handler.response_serializer)
+        return new
+
+
+class AtHeaders(Layer):
+    """The outermost: lets a call begin when its headers are there, whatever has come of its request.
+
+    gRPC awaits the one request of a unary call, or of a server stream, before it calls anybody: its bytes would be
+    nobody's, and could wait for ever for the last one. On the wire a stream of requests is the same, so gRPC is given
+    handlers of those. What is between here and `SharesInterceptor` gets, in place of the request, what receives it.
+    """
+
+    def make(self, method: str, handler: Handler) -> Handler:
+        """A handler of a stream of requests."""
+        if handler.request_streaming:
+            return handler
+        behaviour: Behaviour = _KINDS[False, bool(handler.response_streaming)][1](handler)
+
+        async def run(_: Any, context: Any) -> Any:
+            return await behaviour(context.read, context)
+
+        make = _KINDS[True, bool(handler.response_streaming)][0]
+        new: Handler = make(run, handler.request_deserializer, handler.response_serializer)
         return new
 
 

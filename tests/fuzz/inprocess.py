@@ -129,10 +129,9 @@ class InProcess:
             handler = _next(interceptor, handler)
         found = await handler(details)
         context = Context(requests, self._metadata)
-        argument: Any = context.iterate() if method.takes_stream else requests[0]
-        kinds = {(False, False): "unary_unary", (False, True): "unary_stream", (True, False): "stream_unary"}
-        behaviour = getattr(found, kinds.get((method.takes_stream, method.gives_stream), "stream_stream"))
-        running = asyncio.ensure_future(behaviour(argument, context))
+        # gRPC is told of streams of requests alone: the one of a unary call is read like the first of a stream.
+        behaviour = found.stream_stream if method.gives_stream else found.stream_unary
+        running = asyncio.ensure_future(behaviour(context.iterate(), context))
         # What a client's stream is answered with ends when the client has said all.
         patient = method.takes_stream or not method.gives_stream
         try:

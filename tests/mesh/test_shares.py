@@ -39,6 +39,11 @@ class Context:
         return (("x-poi-client", self._client),) if self._client else ()
 
 
+async def a_request() -> str:
+    """What receives the one request of a unary call."""
+    return "request"
+
+
 class Server:
     """Calls that stay open."""
 
@@ -54,7 +59,7 @@ class Server:
         """So many more; the reasons of those that were refused."""
         with calling(who):
             tasks = [
-                asyncio.ensure_future(self._interceptor.wrap(rpc, self._handler)(None, Context(**context)))
+                asyncio.ensure_future(self._interceptor.wrap(rpc, self._handler)(a_request, Context(**context)))
                 for _ in range(count)
             ]
         await asyncio.sleep(0)
