@@ -47,7 +47,7 @@ _ACCESS_LOG: Mapping[str, str] = {
     "bytes_received": "%BYTES_RECEIVED%",
     "bytes_sent": "%BYTES_SENT%",
     "client": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
-    "subject": f"%DYNAMIC_METADATA({filters.JWT}:payload:sub)%",
+    "token_id": f"%DYNAMIC_METADATA({filters.JWT}:payload:jti)%",  # a subject may be the name of a person
     "service": "%UPSTREAM_CLUSTER%",
     "replica": "%UPSTREAM_HOST%",
     "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
