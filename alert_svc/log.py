@@ -387,13 +387,8 @@ class AlertLog:
 
     def _tail(self, store_id: str) -> StreamTail:
         # Kept as long as somebody follows it: clients choose the store, so there is no end to them.
-        made = StreamTail(
-            self._redis,
-            log_key(store_id),
-            ring=self._ring,
-            heartbeat=self.heartbeat,
-            opened=partial(self.kept.entry, store_id),
-        )
+        opened = partial(self.kept.entry, store_id)
+        made = StreamTail(self._redis, log_key(store_id), ring=self._ring, heartbeat=self.heartbeat, opened=opened)
         return self._tails.setdefault(store_id, made)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from ipaddress import ip_network
 
 import pytest
@@ -210,9 +210,11 @@ def test_pauses_grow_up_to_the_breakers_and_honour_what_the_target_asks() -> Non
         assert pace.failed() <= 1
 
 
-async def test_a_websocket_client_that_came_after_the_targets_were_read_is_not_sent_away(
+@asynccontextmanager
+async def a_websocket(
     connection: redis.Redis, targets: TargetStore, store: str
-) -> None:
+) -> AsyncIterator[tuple[WebSocketServer, delivery_pb2.Target, str]]:
+    """A running server, the target that it serves, and where clients connect to it."""
     made = delivery_pb2.Target(
         name=f"{store}/targets/w", enabled=True, etag="e", websocket=delivery_pb2.WebSocketTarget()
     )
@@ -221,47 +223,51 @@ async def test_a_websocket_client_that_came_after_the_targets_were_read_is_not_s
     server = WebSocketServer(listen, (), targets, Parts(targets, log, Limits(), 1.0))
     await server.start()
     try:
-        async with asyncio.timeout(60), connect(f"ws://{listen}/v1/{made.name}") as client:
-            await client.recv()
-            server.refresh({})  # as they were before it was made
-            for _ in range(3):
-                await client.recv()
-            await targets.delete(made)
-            server.refresh({})
-            await client.wait_closed()
-            assert client.close_code == 1012
+        yield server, made, f"ws://{listen}/v1/{made.name}"
     finally:
         await server.close()
+
+
+async def test_a_websocket_client_that_came_after_the_targets_were_read_is_not_sent_away(
+    connection: redis.Redis, targets: TargetStore, store: str
+) -> None:
+    async with (
+        a_websocket(connection, targets, store) as (server, made, url),
+        asyncio.timeout(60),
+        connect(url) as client,
+    ):
+        await client.recv()
+        server.refresh({})  # as they were before it was made
+        for _ in range(3):
+            await client.recv()
+        await targets.delete(made)
+        server.refresh({})
+        await client.wait_closed()
+        assert client.close_code == 1012
 
 
 async def test_one_address_does_not_take_all_websockets(
     connection: redis.Redis, targets: TargetStore, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "ADDRESS_SHARE", 2)
-    made = delivery_pb2.Target(
-        name=f"{store}/targets/w", enabled=True, etag="e", websocket=delivery_pb2.WebSocketTarget()
-    )
-    await targets.create(made, "0-0")
-    log, listen = AlertLog(connection, retention_days=1, heartbeat=0.2), f"127.0.0.1:{free_port()}"
-    server = WebSocketServer(listen, (), targets, Parts(targets, log, Limits(), 1.0))
-    await server.start()
-    try:
-        url = f"ws://{listen}/v1/{made.name}"
-        async with asyncio.timeout(PATIENCE), connect(url) as one, connect(url) as two:
-            for client in (one, two):
-                await client.recv()
-            async with connect(url) as third:
-                await third.wait_closed()
-            assert (third.close_code, third.close_reason) == (1013, "SHARE_USED_UP")
-            await two.close()
+    async with (
+        a_websocket(connection, targets, store) as (_, _, url),
+        asyncio.timeout(PATIENCE),
+        connect(url) as one,
+        connect(url) as two,
+    ):
+        for client in (one, two):
+            await client.recv()
+        async with connect(url) as third:
+            await third.wait_closed()
+        assert (third.close_code, third.close_reason) == (1013, "SHARE_USED_UP")
+        await two.close()
 
-            async def admitted() -> bool:
-                async with connect(url) as again:
-                    with suppress(ConnectionClosed):
-                        await again.recv()
-                        return True
-                return False
+        async def admitted() -> bool:
+            async with connect(url) as again:
+                with suppress(ConnectionClosed):
+                    await again.recv()
+                    return True
+            return False
 
-            await until(admitted, "there is room again")
-    finally:
-        await server.close()
+        await until(admitted, "there is room again")
