@@ -95,7 +95,8 @@ class Rig:
             self._pois: poi_pb2_grpc.PoiServiceAsyncStub = poi_pb2_grpc.PoiServiceStub(self._channel("match"))
             listening = asyncio.Event()
             self._listener = asyncio.create_task(self._listen(listening))
-            await asyncio.wait_for(listening.wait(), 30)
+            async with asyncio.timeout(30):
+                await listening.wait()
             self._pids = {program.name: program.pid for program in self.mesh.programs}
             self._pids["client"] = psutil.Process().pid
         except BaseException:

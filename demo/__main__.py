@@ -194,7 +194,8 @@ async def _play(console: Console, mqtt_url: str, scene: material.Material, steps
 
         listener = asyncio.create_task(listen())
         try:
-            await asyncio.wait_for(listening.wait(), 30)
+            async with asyncio.timeout(30):
+                await listening.wait()
             await steps.cameras_are_heard()
             await asyncio.to_thread(replay.run)
             bar.update(task, state="waiting for the last visits to end")
@@ -224,7 +225,8 @@ async def _settle(steps: Steps, enough: asyncio.Event | None) -> None:
     deadline = asyncio.get_running_loop().time() + _SETTLE_SECONDS
     if enough is not None:
         try:
-            await asyncio.wait_for(enough.wait(), _SETTLE_SECONDS)
+            async with asyncio.timeout(_SETTLE_SECONDS):
+                await enough.wait()
         except TimeoutError:
             return
     while asyncio.get_running_loop().time() < deadline:

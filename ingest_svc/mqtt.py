@@ -290,7 +290,8 @@ class Mqtt:
         client = self._client
         while not self._down.is_set():
             try:
-                await asyncio.wait_for(self._down.wait(), 1.0)
+                async with asyncio.timeout(1.0):
+                    await self._down.wait()
             except TimeoutError:
                 if client is None or client.loop_misc() != MQTTErrorCode.MQTT_ERR_SUCCESS:
                     return "no sign of life from the broker"

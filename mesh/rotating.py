@@ -138,7 +138,8 @@ class _Generation:
             if self.channel.get_state() is grpc.ChannelConnectivity.READY:
                 await self.channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
             try:
-                await asyncio.wait_for(self.channel.channel_ready(), seconds)
+                async with asyncio.timeout(seconds):
+                    await self.channel.channel_ready()
             except TimeoutError:
                 return
 

@@ -262,7 +262,8 @@ class Server:
         )
         for close in reversed(self._closers):
             try:
-                await asyncio.wait_for(close(), _CLOSE_SECONDS)
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    await close()
             except Exception:  # the others must be closed all the same
                 _log.exception("close_failed", what=getattr(close, "__qualname__", repr(close)))
 

@@ -142,7 +142,8 @@ class Mesh:
         channel = self.connect(service, seconds or _ANSWER_SECONDS)
         try:
             try:
-                await asyncio.wait_for(channel.channel_ready(), _ANSWER_SECONDS)
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    await channel.channel_ready()
             except TimeoutError:
                 if self.gateway is not None:
                     why = "" if not self.gateway.secure else "; or its certificate is not for that name, or of --tls-ca"

@@ -74,7 +74,8 @@ class Auditor:
             raise _unavailable()
         self._put(_Waiting(store, record, done))
         try:
-            await asyncio.wait_for(done, _WAIT_SECONDS)
+            async with asyncio.timeout(_WAIT_SECONDS):
+                await done
         except TimeoutError:
             raise _unavailable() from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 import redis.asyncio
 import redis.exceptions
 import uvloop
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from mesh.redis import BLOCK_MS, connect
 
@@ -87,3 +90,45 @@ def test_a_connection_that_is_closed_before_its_handshake_is_made_again(
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         assert runner.run(ping())
     assert closed
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_who_works_with_redis_without_a_pause_can_be_cancelled_at_any_moment(
+    redis_url: str, loop_factory: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    async def cancelled_after(turns: int) -> None:
+        async def work() -> None:
+            while True:
+                await client.ping()
+
+        async with connect(redis_url) as client:
+            await client.ping()
+            working = asyncio.create_task(work())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            working.cancel()
+            done, _ = await asyncio.wait([working], timeout=60)
+            assert done, f"it goes on after {turns} turns of the loop"
+            assert working.cancelled()
+
+    async def at_any_moment() -> None:
+        for turns in range(1, 30):
+            await cancelled_after(turns)
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(at_any_moment())
+
+
+async def test_what_redis_does_not_take_is_an_error_within_the_time(
+    start: Start, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mesh.redis._SOCKET_SECONDS", 1.0)
+    process = start()
+    async with connect(f"redis://127.0.0.1:{port}") as client:
+        await client.ping()
+        client.set_retry(Retry(NoBackoff(), 0))
+        process.send_signal(signal.SIGSTOP)
+        with pytest.raises(redis.exceptions.TimeoutError, match="writing"):
+            await client.set("key", bytes(64 << 20))  # more than lies on the way
+        process.send_signal(signal.SIGCONT)
+        assert await client.ping()

@@ -14,7 +14,7 @@ from poi.v1 import alert_pb2, alert_pb2_grpc, match_pb2, match_pb2_grpc
 
 from mesh import channels
 from mesh.pki import Authority
-from mesh.rotating import RotatingChannel
+from mesh.rotating import RotatingChannel, _Generation
 from mesh.server import Server
 from mesh.settings import TlsFiles
 from tests.auth.support import a_servicer, serving, shut_out
@@ -175,3 +175,37 @@ async def test_nothing_is_left_behind_when_a_channel_is_closed(pki: Authority, s
         await waiting
 
     await until(lambda: len(asyncio.all_tasks()) <= before)
+
+
+async def test_an_old_channel_that_finds_its_server_as_it_is_closed_is_closed(subtests: pytest.Subtests) -> None:
+    class Finds:
+        """A channel: it is connected after two turns of the loop, and stays so."""
+
+        state = grpc.ChannelConnectivity.CONNECTING
+        closed = False
+
+        def get_state(self) -> grpc.ChannelConnectivity:
+            return self.state
+
+        async def channel_ready(self) -> None:
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            self.state = grpc.ChannelConnectivity.READY
+
+        async def wait_for_state_change(self, state: grpc.ChannelConnectivity) -> None:
+            await asyncio.Event().wait()
+
+        async def close(self) -> None:
+            self.closed = True
+
+    for turns in range(1, 12):
+        with subtests.test(turns=turns):
+            channel: Any = Finds()
+            generation = _Generation(channel)
+            generation.began(asyncio.get_running_loop().create_future())
+            retiring = asyncio.create_task(generation.retire(60))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            retiring.cancel()
+            await until(retiring.done)
+            assert channel.closed
