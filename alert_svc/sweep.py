@@ -7,7 +7,6 @@ import asyncio
 import structlog
 from redis.exceptions import RedisError
 
-from alert_svc.cancelling import leave_if_cancelled
 from alert_svc.log import AlertLog
 
 _log = structlog.get_logger(__name__)
@@ -20,5 +19,4 @@ async def sweep_forever(log: AlertLog, seconds: float) -> None:
             await log.sweep()
         except (RedisError, OSError) as error:  # what was due is still due when Redis is back
             _log.warning("sweep_failed", error=repr(error), retry_in_seconds=seconds)
-        leave_if_cancelled()
         await asyncio.sleep(seconds)

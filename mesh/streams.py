@@ -37,8 +37,9 @@ async def until_drained(source: AsyncIterator[T], draining: asyncio.Event) -> As
             waiting = asyncio.current_task()
             cancels = waiting.cancelling() if waiting else 0
             if cancels:
-                # We were cancelled and somebody below kept it to himself, as asyncio.wait_for does in Python 3.11 when
-                # what it waits for is just done; redis waits so. A stream would go on for ever without its client.
+                # We were cancelled and somebody below kept it to himself, as libraries do that use asyncio.wait_for in
+                # Python 3.11 (it does so when what it waits for is just done). The stream would go on for ever without
+                # its client.
                 raise asyncio.CancelledError
             try:
                 item = await anext(iterator)

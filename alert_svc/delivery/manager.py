@@ -9,7 +9,6 @@ from typing import NamedTuple
 import structlog
 from poi.v1 import delivery_pb2
 
-from alert_svc.cancelling import leave_if_cancelled
 from alert_svc.delivery.senders import Senders
 from alert_svc.delivery.websocket import WebSocketServer
 from alert_svc.delivery.worker import Parts, Worker
@@ -44,7 +43,6 @@ class Manager:
         async with aclosing(self._parts.store.changes()) as changes:
             async for change in changes:
                 await self._refresh()
-                leave_if_cancelled()
                 name, works = change or ("", False)
                 for each, running in self._running.items():
                     if change is None or each == name:

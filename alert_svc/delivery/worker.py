@@ -17,7 +17,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from poi.v1 import alert_pb2, delivery_pb2
 from redis.exceptions import RedisError
 
-from alert_svc.cancelling import leave_if_cancelled
 from alert_svc.delivery import lease, metrics
 from alert_svc.delivery.pace import Limits, Pace
 from alert_svc.delivery.sender import Failed, Message, Sender
@@ -80,7 +79,6 @@ class Worker:
                         # Deleted, or changed, while we waited: its next worker begins where it has to.
                         if not await self._is_current():
                             return
-                        leave_if_cancelled()
                         with metrics.OWNED.track_inprogress():
                             await self._work(token)
                 except* LeaseLost:
@@ -118,7 +116,6 @@ class Worker:
         unwritten, resuming = 0, True
         async with aclosing(self._parts.log.follow(self._store_id, position)) as changes:
             async for change in changes:
-                leave_if_cancelled()
                 if change is not None:
                     position = change.cursor
                     alert = alert_pb2.Alert.FromString(change.snapshot)
@@ -135,7 +132,6 @@ class Worker:
 
     async def _replay(self, token: str) -> None:
         while True:
-            leave_if_cancelled()
             self._replays.clear()
             while cursor := await self._store.next_replay(self._name):
                 async with self._turn:
@@ -196,7 +192,6 @@ class Worker:
             pending = delivery.state == delivery_pb2.DELIVERY_STATE_PENDING
             cursor = change.cursor if advance and not pending else ""
             await self._store.settle(self._name, token, cursor, delivery, failures=self._pace.failures)
-            leave_if_cancelled()
             if not pending:
                 return
             await self._pace.wait(wait)

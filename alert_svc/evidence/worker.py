@@ -17,7 +17,6 @@ import structlog
 from poi.v1 import alert_pb2, poi_pb2
 from redis.exceptions import RedisError
 
-from alert_svc.cancelling import leave_if_cancelled
 from alert_svc.delivery import lease
 from alert_svc.delivery.store import LeaseLost
 from alert_svc.evidence import metrics, picture
@@ -79,7 +78,6 @@ class PictureMaker:
         while True:
             try:
                 async with lease.held(self._waiting.redis, self._waiting.owner, self._lease_seconds) as token:
-                    leave_if_cancelled()
                     self._since = time.time()
                     self._busy.clear()
                     async with asyncio.TaskGroup() as group:
@@ -98,7 +96,6 @@ class PictureMaker:
     async def _follow(self, token: str) -> None:
         cursor = await self._waiting.cursor()
         while True:
-            leave_if_cancelled()
             after = await self._waiting.take(token, cursor, _FIRST_SECONDS - _GATHER_SECONDS / 2)
             if after != cursor:
                 self._changed.set()
@@ -108,7 +105,6 @@ class PictureMaker:
     async def _look_after(self) -> None:
         async with asyncio.TaskGroup() as group:
             while True:
-                leave_if_cancelled()
                 self._changed.clear()
                 pause: float | None = None
                 for alert_id, due in await self._waiting.next(2 * _SLOTS):
@@ -144,7 +140,6 @@ class PictureMaker:
             # A fault of ours with this alert: it must neither end the pictures of others nor go unseen.
             _log.exception("evidence_broke", alert=name)
             self._give_up(name, "BROKEN")
-        leave_if_cancelled()
         self._fruitful = again is None
         if again is None:
             await self._waiting.done(alert_id)

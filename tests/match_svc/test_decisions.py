@@ -20,6 +20,8 @@ WOMAN, MAN, STRANGER = unit(1), unit(2), unit(3)
 HITS, MISSES = "poi_match_decision_hits_total", "poi_match_decision_misses_total"
 FAILURES = "poi_match_decision_errors_total"
 SEARCHES = "poi_match_search_seconds_count"
+PATIENT = {"decision_timeout": 5.0}
+"""On a busy machine Redis may take longer than a match waits for it, and is left alone for a while then."""
 
 
 async def test_the_next_faces_of_a_track_cost_no_search_and_change_the_similarity(replica: Replica) -> None:
@@ -112,7 +114,7 @@ async def test_a_better_match_is_found_when_the_decision_ends(redis_url: str) ->
 
 async def test_replicas_share_decisions(redis_url: str) -> None:
     client = redis.asyncio.Redis.from_url(redis_url)
-    async with replica(redis_url) as one, replica(redis_url) as other, client:
+    async with replica(redis_url, **PATIENT) as one, replica(redis_url, **PATIENT) as other, client:
         await one.enrol("woman", WOMAN)
         await becomes(["woman"], lambda: other.who(WOMAN))
         await one.seen(detection(WOMAN, at=0))
@@ -146,7 +148,7 @@ async def test_a_redis_that_hangs_costs_a_moment_and_no_match(
 
 async def test_only_as_many_tracks_are_remembered_as_allowed(redis_url: str) -> None:
     client = redis.asyncio.Redis.from_url(redis_url)
-    async with replica(redis_url, decision_tracks=10) as one, client:
+    async with replica(redis_url, decision_tracks=10, **PATIENT) as one, client:
         await one.enrol("woman", WOMAN)
         batch = [detection(WOMAN, at=0, object_id=str(number)) for number in range(100)]
         assert await one.seen(*batch) == [[("woman", 1.0)]] * 100
