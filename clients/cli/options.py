@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import getpass
 import re
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Final
 
 import typer
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from poi.v1 import common_pb2, poi_pb2
 
@@ -110,6 +113,17 @@ def interval(since: datetime | None, until: datetime | None) -> common_pb2.Inter
     return made
 
 
+def changes(wanted: Message, clear: Iterable[StrEnum]) -> FieldMask:
+    """Which fields to change: those that are set, and those to say nothing of any more. Raises BadParameter."""
+    paths = [field.name for field, _ in wanted.ListFields()]
+    cleared = [field.value.replace("-", "_") for field in clear]
+    if both := sorted(set(paths).intersection(cleared)):
+        raise typer.BadParameter(f"both set and cleared: {', '.join(both)}")
+    if not paths and not cleared:
+        raise typer.BadParameter("nothing to change was said")
+    return FieldMask(paths=paths + cleared)
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON (of the contract's message).")]
 Since = Annotated[
     datetime | None, typer.Option(parser=a_time, metavar="TIME", help="From then on: 30s, 90m, 12h, 7d, or ISO 8601.")
@@ -121,6 +135,7 @@ Watchlists = Annotated[
     list[str] | None, typer.Option("--watchlist", metavar="LIST", help="Only of this watchlist (repeat).")
 ]
 MinSeverity = Annotated[Severity | None, typer.Option(case_sensitive=False, help="At least so severe.")]
+Etag = Annotated[str, typer.Option(help="Only if it still has this etag.")]
 Purpose = Annotated[str, typer.Option(help="What the person is enrolled for.")]
 Basis = Annotated[LegalBasis | None, typer.Option("--legal-basis", case_sensitive=False, help="Why the law allows it.")]
 LegalReference = Annotated[str, typer.Option(help="The decision, order or case that says so.")]

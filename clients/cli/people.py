@@ -1,13 +1,14 @@
-"""Persons of interest: enrol, list, delete."""
+"""Persons of interest: enrol, list, update, delete."""
 
 from __future__ import annotations
 
 import uuid
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
-from poi.v1 import poi_pb2, poi_pb2_grpc
+from poi.v1 import common_pb2, poi_pb2, poi_pb2_grpc
 
 from clients.cli import findings, output, photos
 from clients.cli.options import (
@@ -15,6 +16,7 @@ from clients.cli.options import (
     AllowDuplicate,
     Basis,
     EnrolledBy,
+    Etag,
     Expire,
     Json,
     LegalReference,
@@ -22,19 +24,29 @@ from clients.cli.options import (
     OnLists,
     Purpose,
     Severity,
+    changes,
     timestamp,
 )
 from clients.cli.session import Mesh, execute, pages, read_image
 from mesh import names
 
+Who = Annotated[str, typer.Argument(metavar="POI", help="Id or name of the person.")]
 _ENROL_SECONDS: Final = 30.0
 _COLUMNS: Final = ("POI", "NAME", "SEVERITY", "THRESHOLD", "FACES", "ENROLLED", "EXPIRES")
+
+
+class Field(StrEnum):
+    """What can be taken back of a person, for people to type."""
+
+    NOTES = "notes"
+    THRESHOLD = "threshold"
 
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
     app.command()(enrol)
     app.command("list")(list_pois)
+    app.command()(update)
     app.command()(delete)
 
 
@@ -115,10 +127,55 @@ def list_pois(context: typer.Context, limit: Limit = 100, json: Json = False) ->
     execute(run())
 
 
+def update(
+    context: typer.Context,
+    poi: Who,
+    name: Annotated[str, typer.Option("--name", help="What operators call the person.")] = "",
+    severity: Annotated[Severity | None, typer.Option(case_sensitive=False, help="How much it matters.")] = None,
+    notes: Annotated[str, typer.Option(help="Free text.")] = "",
+    threshold: Annotated[float | None, typer.Option(help="Least similarity.")] = None,
+    purpose: Purpose = "",
+    legal_basis: Basis = None,
+    legal_reference: LegalReference = "",
+    expire: Expire = None,
+    clear: Annotated[
+        list[Field] | None, typer.Option(case_sensitive=False, help="Say nothing of this any more (repeat).")
+    ] = None,
+    etag: Etag = "",
+    json: Json = False,
+) -> None:
+    """Changes what is said of a person; the rest stays. A later end brings back who has expired."""
+    mesh: Mesh = context.obj
+    wanted = poi_pb2.Poi(
+        display_name=name,
+        severity=severity.number if severity else common_pb2.SEVERITY_UNSPECIFIED,
+        notes=notes,
+        threshold=threshold,
+        purpose=purpose,
+        legal_basis=legal_basis.number if legal_basis else poi_pb2.LEGAL_BASIS_UNSPECIFIED,
+        legal_reference=legal_reference,
+    )
+    if expire:
+        wanted.expire_time.CopyFrom(timestamp(expire))
+    mask = changes(wanted, clear or ())
+
+    async def run() -> None:
+        wanted.name, wanted.etag = mesh.name(names.poi, poi), etag
+        async with mesh.channel("match") as channel:
+            stub = poi_pb2_grpc.PoiServiceStub(channel)
+            changed = await stub.UpdatePoi(poi_pb2.UpdatePoiRequest(poi=wanted, update_mask=mask))
+        if json:
+            output.print_json(changed)
+        else:
+            output.print_table(_COLUMNS, [_row(changed)], nothing="")
+
+    execute(run())
+
+
 def delete(
     context: typer.Context,
-    poi: Annotated[str, typer.Argument(metavar="POI", help="Id or name of the person.")],
-    etag: Annotated[str, typer.Option(help="Only if it still has this etag.")] = "",
+    poi: Who,
+    etag: Etag = "",
     json: Json = False,
 ) -> None:
     """Removes a person and all their references."""

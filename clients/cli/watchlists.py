@@ -13,7 +13,7 @@ from poi.v1 import match_pb2, poi_pb2, poi_pb2_grpc, watchlist_pb2, watchlist_pb
 
 from clients.cli import output
 from clients.cli.listing import a_duration, an_override, duration, some_hours, span
-from clients.cli.options import Json, Limit, Severity
+from clients.cli.options import Etag, Json, Limit, Severity, changes
 from clients.cli.session import Mesh, execute, pages
 from mesh import names
 
@@ -66,7 +66,6 @@ Overrides = Annotated[
         "--override", metavar="TEXT", help="On these cameras: 'till-1,till-2 cosine=0.5 severity=high' (repeat)."
     ),
 ]
-Etag = Annotated[str, typer.Option(help="Only if it still has this etag.")]
 
 
 def list_watchlists(context: typer.Context, limit: Limit = 100, json: Json = False) -> None:
@@ -147,14 +146,9 @@ def update(
 
     def request() -> watchlist_pb2.UpdateWatchlistRequest:
         wanted = _wanted(mesh, name, purpose, cosine, rate, severity, camera, hours, time_zone, retention, override)
-        paths = [field.name for field, _ in wanted.ListFields()]
-        cleared = [field.value.replace("-", "_") for field in clear or ()]
-        if both := sorted(set(paths).intersection(cleared)):
-            raise typer.BadParameter(f"both set and cleared: {', '.join(both)}")
-        if not paths and not cleared:
-            raise typer.BadParameter("nothing to change was said")
+        mask = changes(wanted, clear or ())
         wanted.name, wanted.etag = mesh.name(names.watchlist, watchlist), etag
-        return watchlist_pb2.UpdateWatchlistRequest(watchlist=wanted, update_mask=FieldMask(paths=paths + cleared))
+        return watchlist_pb2.UpdateWatchlistRequest(watchlist=wanted, update_mask=mask)
 
     _run(mesh, lambda stub: stub.UpdateWatchlist(request()), lambda made: _table([made]), json)
 
