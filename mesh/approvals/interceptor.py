@@ -1,4 +1,5 @@
-"""Stops an enrolment or an erasure that needs a second person, until one has approved this very request."""
+"""Stops an enrolment or an erasure that needs a second person, or that none is needed any more, until one has approved
+this very request."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from typing import Any, Final
 from poi.v1 import approval_pb2, audit_pb2
 
 from mesh import names, redis
-from mesh.approvals.store import APPROVED, REJECTED, USED, Approvals
+from mesh.approvals.store import APPROVED, REJECTED, USED, Approvals, updated
 from mesh.audit import record
 from mesh.audit.actor import actor_of, metadata_of, purpose_of
 from mesh.audit.paths import text_at, value_at
@@ -24,6 +25,8 @@ from mesh.vault.settings import VaultSettings, vault_of
 
 ENROLMENT: Final = "enrolment"
 ERASURE: Final = "erasure"
+SETTINGS: Final = "settings"
+"""Whether a second person is needed: to say that none is any more needs one."""
 WAITS: Final[Mapping[str, tuple[str, str]]] = {
     "poi.v1.PoiService/CreatePoi": (ENROLMENT, "parent"),
     "poi.v1.PoiService/AddReference": (ENROLMENT, "poi"),
@@ -32,6 +35,7 @@ WAITS: Final[Mapping[str, tuple[str, str]]] = {
     "poi.v1.PoiService/DeleteReference": (ERASURE, "name"),
     "poi.v1.HistoryService/EraseAppearances": (ERASURE, "parent"),
     "poi.v1.ErasureService/ErasePerson": (ERASURE, "parent"),
+    "poi.v1.ApprovalService/UpdateApprovalSettings": (SETTINGS, "approval_settings.name"),
 }
 """Method -> what it is, and the path of the request's field that it is about."""
 _REPEAT_NS: Final = 600 * 10**9
@@ -60,7 +64,7 @@ class ApprovalInterceptor(Interceptor):
 
         async def run(request: Any, context: Any) -> Any:
             resource = text_at(request, path)
-            if value_at(request, "validate_only") or not await self._needed(kind, resource):
+            if value_at(request, "validate_only") or not await self._needed(kind, resource, request):
                 return await behaviour(request, context)
             name, own = await self._use(action, resource, request, context)
             try:
@@ -76,14 +80,20 @@ class ApprovalInterceptor(Interceptor):
 
         return run
 
-    async def _needed(self, kind: str, resource: str) -> bool:
+    async def _needed(self, kind: str, resource: str, request: Any) -> bool:
         store = store_of(resource)
-        return bool(store) and bool(getattr(await self._approvals.settings(store), kind))
+        if not store:
+            return False
+        settings = await self._approvals.settings(store)
+        if kind == SETTINGS:
+            wanted = updated(settings, request)
+            return any(getattr(settings, each) and not getattr(wanted, each) for each in (ENROLMENT, ERASURE))
+        return bool(getattr(settings, kind))
 
     async def _alone(self, requests: Any, kind: str, path: str) -> Any:
         """The rows of a stream, unless a store needs a second person for each: nobody can look at thousands."""
         async for request in requests:
-            if await self._needed(kind, text_at(request, path)):
+            if await self._needed(kind, text_at(request, path), request):
                 why = "this store needs a second person for each enrolment: send them one by one"
                 raise FailedPrecondition(why, reason="APPROVAL_REQUIRED")
             yield request

@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 from poi.v1 import approval_pb2
 
 from mesh import names
-from mesh.errors import Aborted, NotFound
+from mesh.errors import Aborted, InvalidArgument, NotFound
 from mesh.redis import Redis
 from mesh.vault import Box
 
@@ -28,6 +28,7 @@ EXPIRED: Final = approval_pb2.APPROVAL_STATE_EXPIRED
 _DAY_SECONDS: Final = 86_400
 _KEPT_SECONDS: Final = 30 * _DAY_SECONDS
 _RACES: Final = 10
+_FIELDS: Final = ("enrolment", "erasure", "valid_for")
 _WITH_REQUEST: Final = (PENDING, APPROVED)
 
 # KEYS approval, request, index; ARGV before or "", after, seconds to keep it, id, ms, seconds to keep the request (0
@@ -151,6 +152,24 @@ class Approvals:
             sealed,
         ]
         return bool(await self._write(keys=keys, args=arguments))
+
+
+def updated(
+    settings: approval_pb2.ApprovalSettings, request: approval_pb2.UpdateApprovalSettingsRequest
+) -> approval_pb2.ApprovalSettings:
+    """The settings as the request wants them. Raises InvalidArgument for a mask path that cannot be changed."""
+    paths = list(request.update_mask.paths) or list(_FIELDS)
+    if wrong := [path for path in paths if path not in _FIELDS]:
+        raise InvalidArgument(violations=[("update_mask", f"{path[:100]!r} cannot be changed") for path in wrong])
+    made, wanted = approval_pb2.ApprovalSettings(), request.approval_settings
+    made.CopyFrom(settings)
+    for path in paths:
+        made.ClearField(path)  # type: ignore[arg-type]
+        if path != "valid_for":
+            setattr(made, path, getattr(wanted, path))
+        elif wanted.HasField("valid_for"):
+            made.valid_for.CopyFrom(wanted.valid_for)
+    return made
 
 
 def _now(approval: approval_pb2.Approval) -> approval_pb2.Approval:

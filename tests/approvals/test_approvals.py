@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
 from poi.v1 import approval_pb2, approval_pb2_grpc, audit_pb2, erasure_pb2, poi_pb2
 
 from mesh import redis as connections
@@ -93,10 +94,11 @@ class Eyes:
 async def eyes(redis_url: str, keys: Keys) -> AsyncIterator[Eyes]:
     keys.run("init", "--store", STORE)
     client = connections.connect(redis_url)
-    server = Server(Settings(drain_seconds=0.0, grace_seconds=1.0))
+    approvals = Approvals(client, keys.vault())
+    server = Server(Settings(drain_seconds=0.0, grace_seconds=1.0), interceptors=[ApprovalInterceptor(approvals)])
     server.add(
         approval_pb2_grpc.add_ApprovalServiceServicer_to_server,
-        ApprovalServicer(Approvals(client, keys.vault())),
+        ApprovalServicer(approvals),
         SERVICE,
     )
     vault = {"vault_keyring": keys.keyring, "vault_master": keys.master}
@@ -360,6 +362,30 @@ class _Context:
 
     def auth_context(self) -> dict[str, Any]:
         return {}
+
+
+async def test_that_nobody_else_is_needed_any_more_needs_somebody_else(eyes: Eyes) -> None:
+    await eyes.needs(enrolment=True, erasure=True)
+    name = f"{PARENT}/approvalSettings"
+    asked = approval_pb2.GetApprovalSettingsRequest(name=name)
+    request = approval_pb2.UpdateApprovalSettingsRequest(
+        approval_settings=approval_pb2.ApprovalSettings(name=name, valid_for=Duration(seconds=60)),
+        update_mask=FieldMask(paths=["erasure", "valid_for"]),
+    )
+
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await eyes.approvals.UpdateApprovalSettings(request, metadata=who("ada"))
+    told = from_rpc(raised.value)
+    assert told.reason == "APPROVAL_REQUIRED"
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await eyes.approve(told.metadata["approval"], "ada")
+    assert from_rpc(raised.value).reason == "SAME_PERSON"
+    assert (await eyes.approvals.GetApprovalSettings(asked)).erasure
+
+    await eyes.approve(told.metadata["approval"])
+    changed = await eyes.approvals.UpdateApprovalSettings(request, metadata=who("ada"))
+    assert (changed.enrolment, changed.erasure, changed.valid_for.seconds) == (True, False, 60)
+    await eyes.needs(enrolment=True, erasure=True)  # more may be asked for by anybody
 
 
 async def test_who_asked_who_approved_and_what_was_done_is_on_record(eyes: Eyes) -> None:
