@@ -83,6 +83,9 @@ async def test_an_erasure_needs_the_role_and_a_second_person_and_its_receipt_nam
         approvals: approval_pb2_grpc.ApprovalServiceAsyncStub = approval_pb2_grpc.ApprovalServiceStub(second)
         settings = approval_pb2.ApprovalSettings(name=f"{PARENT}/approvalSettings", enrolment=True, erasure=True)
         await approvals.UpdateApprovalSettings(approval_pb2.UpdateApprovalSettingsRequest(approval_settings=settings))
+        settings.erasure = False
+        loosened = approval_pb2.UpdateApprovalSettingsRequest(approval_settings=settings)
+        assert (await refusal(approvals.UpdateApprovalSettings(loosened))).reason == "APPROVAL_REQUIRED"
         # An enrolment of hers waits, with a face in it.
         pois = poi_pb2_grpc.PoiServiceStub(match)
         more = poi_pb2.AddReferenceRequest(poi=f"{PARENT}/pois/ann", embedding=embedding(similar(face, 0.9, 3001)))
