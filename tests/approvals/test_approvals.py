@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,101 +11,23 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
-from poi.v1 import approval_pb2, approval_pb2_grpc, audit_pb2, erasure_pb2, poi_pb2
+from poi.v1 import approval_pb2, audit_pb2, poi_pb2
 
-from mesh import redis as connections
 from mesh.approvals.interceptor import WAITS, ApprovalInterceptor
-from mesh.approvals.service import SERVICE, ApprovalServicer
+from mesh.approvals.service import ApprovalServicer
 from mesh.approvals.store import Approvals
 from mesh.audit.methods import AUDITED
-from mesh.erasure.keepers import ApprovalTraces
-from mesh.errors import FailedPrecondition, from_rpc
+from mesh.errors import from_rpc
 from mesh.interceptors.base import Rpc
 from mesh.principal import CURRENT, Principal, Role
-from mesh.redis import Redis
-from mesh.server import Server
-from tests.audit.support import Settings, records
+from tests.approvals.support import NAME, STORE, Eyes, wanted, who
+from tests.audit.support import records
 from tests.match_svc.support import STORE as PARENT
-from tests.match_svc.support import Replica, replica
-from tests.support import embedding, unit, until, valid_poi
+from tests.support import until
 from tests.vault.conftest import Keys
 from tests.vault.redis_bytes import everything
 
-STORE = PARENT.rpartition("/")[2]
-NAME = "a name that nobody else has"
 _ROOT = Path(__file__).resolve().parents[2]
-
-
-POI = valid_poi(display_name=NAME)
-
-
-def who(name: str, purpose: str = "case 7") -> Any:
-    return (("actor", name), ("purpose", purpose))
-
-
-def wanted(poi_id: str = "p1", **fields: Any) -> poi_pb2.CreatePoiRequest:
-    return poi_pb2.CreatePoiRequest(
-        parent=PARENT,
-        poi_id=poi_id,
-        poi=POI,
-        embeddings=[embedding(unit(1))],
-        allow_duplicate=True,
-        **fields,
-    )
-
-
-@dataclass
-class Eyes:
-    """A registry that asks, and whom it asks."""
-
-    match: Replica
-    approvals: approval_pb2_grpc.ApprovalServiceAsyncStub
-    redis: Redis
-    url: str
-
-    async def needs(self, **settings: Any) -> None:
-        name = f"{PARENT}/approvalSettings"
-        await self.approvals.UpdateApprovalSettings(
-            approval_pb2.UpdateApprovalSettingsRequest(
-                approval_settings=approval_pb2.ApprovalSettings(name=name, **settings)
-            )
-        )
-
-    async def asked(self, request: poi_pb2.CreatePoiRequest, actor: str = "ada") -> str:
-        """The approval that a request waits for."""
-        with pytest.raises(grpc.aio.AioRpcError) as raised:
-            await self.match.pois.CreatePoi(request, metadata=who(actor))
-        told = from_rpc(raised.value)
-        assert (told.code, told.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "APPROVAL_REQUIRED")
-        return told.metadata["approval"]
-
-    async def approve(self, name: str, actor: str = "bob") -> approval_pb2.Approval:
-        return await self.approvals.Approve(approval_pb2.ApproveRequest(name=name, note="seen"), metadata=who(actor))
-
-    async def people(self) -> list[str]:
-        listed = await self.match.pois.ListPois(poi_pb2.ListPoisRequest(parent=PARENT))
-        return sorted(poi.name.rpartition("/")[2] for poi in listed.pois)
-
-
-@pytest.fixture
-async def eyes(redis_url: str, keys: Keys) -> AsyncIterator[Eyes]:
-    keys.run("init", "--store", STORE)
-    client = connections.connect(redis_url)
-    approvals = Approvals(client, keys.vault())
-    server = Server(Settings(drain_seconds=0.0, grace_seconds=1.0), interceptors=[ApprovalInterceptor(approvals)])
-    server.add(
-        approval_pb2_grpc.add_ApprovalServiceServicer_to_server,
-        ApprovalServicer(approvals),
-        SERVICE,
-    )
-    vault = {"vault_keyring": keys.keyring, "vault_master": keys.master}
-    async with (
-        server,
-        grpc.aio.insecure_channel(server.address) as channel,
-        replica(redis_url, **vault, approvals_redis_url=redis_url, audit_redis_url=redis_url) as match,
-    ):
-        yield Eyes(match, approval_pb2_grpc.ApprovalServiceStub(channel), client, redis_url)
-    await client.aclose()
 
 
 def test_what_waits_is_audited() -> None:
@@ -234,134 +153,6 @@ async def test_nobody_waits_for_ever(eyes: Eyes) -> None:
     await eyes.needs(enrolment=True, valid_for=Duration(seconds=3600))
     assert await eyes.asked(wanted()) == name
     assert (await eyes.approve(name)).state == approval_pb2.APPROVAL_STATE_APPROVED
-
-
-async def test_a_removal_waits_as_well_and_what_fails_may_be_tried_again(eyes: Eyes) -> None:
-    await eyes.match.pois.CreatePoi(wanted())
-    await eyes.needs(erasure=True)
-    gone = poi_pb2.DeletePoiRequest(name=f"{PARENT}/pois/nobody")
-    removal = poi_pb2.DeletePoiRequest(name=f"{PARENT}/pois/p1")
-    approvals = []
-    for request in (gone, removal):
-        with pytest.raises(grpc.aio.AioRpcError) as raised:
-            await eyes.match.pois.DeletePoi(request, metadata=who("ada"))
-        approvals.append(from_rpc(raised.value).metadata["approval"])
-        await eyes.approve(approvals[-1])
-
-    with pytest.raises(grpc.aio.AioRpcError) as raised:
-        await eyes.match.pois.DeletePoi(gone, metadata=who("ada"))
-    assert raised.value.code() is grpc.StatusCode.NOT_FOUND
-    await eyes.match.pois.DeletePoi(removal, metadata=who("ada"))
-
-    states = [
-        (await eyes.approvals.GetApproval(approval_pb2.GetApprovalRequest(name=name))).state for name in approvals
-    ]
-    assert states == [approval_pb2.APPROVAL_STATE_APPROVED, approval_pb2.APPROVAL_STATE_USED]
-    assert await eyes.people() == []
-
-
-async def test_an_import_is_sent_one_by_one(eyes: Eyes) -> None:
-    await eyes.needs(enrolment=True)
-
-    async def rows() -> AsyncIterator[poi_pb2.ImportPoisRequest]:
-        yield poi_pb2.ImportPoisRequest(row_id="1", request=wanted())
-
-    with pytest.raises(grpc.aio.AioRpcError) as raised:
-        await eyes.match.pois.ImportPois(rows(), metadata=who("ada")).read()
-
-    assert from_rpc(raised.value).reason == "APPROVAL_REQUIRED"
-    assert await eyes.people() == []
-
-
-async def test_of_two_at_once_one_uses_it(eyes: Eyes) -> None:
-    await eyes.needs(enrolment=True)
-    request = wanted(poi_id="")
-    name = await eyes.asked(request)
-    await eyes.approve(name)
-
-    done = await asyncio.gather(
-        *(eyes.match.pois.CreatePoi(request, metadata=who("ada")) for _ in range(4)), return_exceptions=True
-    )
-
-    assert len([one for one in done if isinstance(one, poi_pb2.Poi)]) == 1
-    assert len(await eyes.people()) == 1
-
-
-async def test_an_answer_that_was_lost_is_given_again(eyes: Eyes) -> None:
-    await eyes.needs(enrolment=True)
-    request = wanted(request_id="r-1")
-    await eyes.approve(await eyes.asked(request))
-
-    request.request_id = "r-2"  # whoever sends it again by hand has another one
-    first = await eyes.match.pois.CreatePoi(request, metadata=who("ada"))
-    again = await eyes.match.pois.CreatePoi(request, metadata=who("ada"))
-
-    assert first.name == again.name
-    request.request_id = "r-3"
-    await eyes.asked(request)
-    assert await eyes.people() == ["p1"]
-
-
-async def test_a_repeat_that_fails_gives_no_approval_back(eyes: Eyes) -> None:
-    await eyes.needs(enrolment=True)
-    request = wanted(request_id="r-1")
-    name = await eyes.asked(request)
-    await eyes.approve(name)
-    made = await eyes.match.pois.CreatePoi(request, metadata=who("ada"))
-    await eyes.match.pois.DeletePoi(poi_pb2.DeletePoiRequest(name=made.name))
-    with pytest.raises(grpc.aio.AioRpcError) as raised:
-        await eyes.match.pois.CreatePoi(request, metadata=who("ada"))
-    assert raised.value.code() is grpc.StatusCode.NOT_FOUND, "it was made, and is gone"
-
-    request.request_id = "r-2"
-    assert await eyes.asked(request) == name, "nobody said yes to a second time"
-    assert await eyes.people() == []
-
-
-async def test_what_was_cut_off_may_have_been_done_and_needs_the_same_request_or_another_approval(
-    eyes: Eyes, keys: Keys
-) -> None:
-    await eyes.needs(enrolment=True)
-    request = wanted(request_id="r-1")
-    name = await eyes.asked(request)
-    await eyes.approve(name)
-    approvals, context = Approvals(eyes.redis, keys.vault()), _Context()
-    calls: list[str] = []
-
-    async def cut_off(request: poi_pb2.CreatePoiRequest, context: Any) -> None:
-        calls.append(request.request_id)
-        raise asyncio.CancelledError
-
-    behaviour = ApprovalInterceptor(approvals).wrap(Rpc("poi.v1.PoiService", "CreatePoi", False, False), cut_off)
-    for _ in range(2):
-        with pytest.raises(asyncio.CancelledError):
-            await behaviour(request, context)
-    assert await eyes.redis.keys("poi:*:approval:*:request"), "the answer of a repeat is waited for"
-    subject = erasure_pb2.TraceSubject(poi=f"{PARENT}/pois/p1")
-    person = erasure_pb2.FindTracesRequest(parent=PARENT, subject=subject)
-    keeper = ApprovalTraces(approvals, eyes.redis)
-    assert [one.count for one in (await keeper.find(person)).traces] == [1]
-    await keeper.erase(erasure_pb2.EraseTracesRequest(parent=PARENT, subject=subject, erasure="e"))
-    assert not await eyes.redis.keys("poi:*:approval:*:request"), "it holds a face"
-    assert not (await keeper.find(person)).traces
-    request.request_id = "r-2"
-    with pytest.raises(FailedPrecondition):
-        await behaviour(request, context)
-
-    assert calls == ["r-1", "r-1"]
-
-
-class _Context:
-    """Of a call of ada's."""
-
-    def invocation_metadata(self) -> Any:
-        return who("ada")
-
-    def peer(self) -> str:
-        return "ipv4:127.0.0.1:1"
-
-    def auth_context(self) -> dict[str, Any]:
-        return {}
 
 
 async def test_that_nobody_else_is_needed_any_more_needs_somebody_else(eyes: Eyes) -> None:
