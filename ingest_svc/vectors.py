@@ -67,7 +67,8 @@ def normalise(vectors: Sequence[bytes], fields: Sequence[str], dimension: int) -
         elif norm < _SMALLEST_NORM:
             result.append(Problem("ZERO_EMBEDDING", fields[row], "has no direction: its norm is zero"))
         else:
-            result.append((matrix[row] / norm).astype("<f4").tobytes())
+            # In float64: the norm of finite values may itself be too large for float32.
+            result.append((matrix[row].astype("<f8") / norm).astype("<f4").tobytes())
     return result
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 from poi.v1 import region_pb2
@@ -12,7 +13,7 @@ from poi.v1 import region_pb2
 from ingest_svc.cameras import CameraMessage, CameraParser
 from ingest_svc.rejections import Refused
 from ingest_svc.scenes import SceneParser
-from ingest_svc.vectors import raw_bytes
+from ingest_svc.vectors import normalise, raw_bytes
 from mesh.errors import InvalidArgument
 from tests.ingest_svc.test_batch_stream import Recorder, stream_to
 from tests.support.detections import FACE_MODEL
@@ -46,6 +47,16 @@ def test_a_number_beyond_all_floats_is_no_part_of_an_embedding() -> None:
         raw_bytes([10**400] * 256, "reid", 256)
 
     assert (refused.value.problem.reason, refused.value.problem.field) == ("NOT_FINITE", "reid")
+
+
+@pytest.mark.parametrize("value", [3e38, 1e30, 1e-6])
+def test_the_largest_and_the_smallest_vector_has_a_direction_too(value: float) -> None:
+    vector = np.full(256, value, "<f4")
+
+    (found,) = normalise([vector.tobytes()], ["reid"], 256)
+
+    assert isinstance(found, bytes)
+    assert np.allclose(np.frombuffer(found, "<f4"), 1 / 16)
 
 
 def test_hundreds_of_objects_with_one_id_have_ids_that_history_takes() -> None:
