@@ -20,7 +20,9 @@ def poi(mesh: Mesh, user: str, *arguments: str, status: int = 0) -> str:
     return done.stderr if status else done.stdout
 
 
-def test_a_removal_waits_until_somebody_else_approves_it(tmp_path: Path, keys: Keys, redis_url: str) -> None:
+def test_a_removal_waits_until_somebody_else_approves_it_and_so_does_the_end_of_that(
+    tmp_path: Path, keys: Keys, redis_url: str
+) -> None:
     keys.run("init", "--store", "store-1")
     environment = {**keys.environment, "POI_APPROVALS_REDIS_URL": redis_url, "POI_DRAIN_SECONDS": "0"}
     with Mesh(tmp_path / "mesh", redis_url=redis_url, services=["match", "audit"], env=environment) as mesh:
@@ -37,3 +39,9 @@ def test_a_removal_waits_until_somebody_else_approves_it(tmp_path: Path, keys: K
         said = poi(mesh, "ada", "delete", "p1", status=1)
         assert "RESOURCE_NOT_FOUND" in said, "it got through, and there is nobody of that name"
         assert "ApprovalService/Approve" in poi(mesh, "eve", "audit", "list")
+
+        said = poi(mesh, "ada", "approvals", "settings", "--no-erasure", status=1)
+        found = re.search(r"approvals/([0-9a-f]{32})", said)
+        assert found is not None, said
+        assert "APPROVED" in poi(mesh, "bob", "approvals", "approve", found[1])
+        assert "erasure: needs nobody else" in poi(mesh, "ada", "approvals", "settings", "--no-erasure")
